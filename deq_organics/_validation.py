@@ -1,0 +1,119 @@
+"""Checks of arguments. Each error names the argument, what came and what was expected."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "as_float_tensor",
+    "check_broadcast",
+    "check_choice",
+    "check_finite",
+    "check_number",
+    "check_positive",
+    "check_positive_int",
+    "check_same_device",
+    "is_transformed",
+    "physical",
+]
+
+
+def physical(tensor: Tensor) -> Tensor:
+    """The plain tensor below any ``torch.func`` transform, for checks that read values."""
+    return torch.func.debug_unwrap(tensor).detach()
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether a ``torch.func`` transform wraps ``tensor``: no loop may depend on its values."""
+    return torch.func.debug_unwrap(tensor) is not tensor
+
+
+def _skips_values(tensor: Tensor) -> bool:
+    return tensor.is_meta or torch.compiler.is_compiling()
+
+
+def as_float_tensor(name: str, value: Any) -> Tensor:
+    """``value`` as it is; the argument ``name`` must be a real floating-point tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a torch.Tensor")
+    if not value.is_floating_point():
+        raise TypeError(f"{name}: got dtype {value.dtype}, expected a floating-point tensor")
+    return value
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise ValueError where ``tensor`` holds NaN or infinity."""
+    if _skips_values(tensor):
+        return
+    finite = torch.isfinite(physical(tensor))
+    if not finite.all():
+        bad = int((~finite).sum())
+        raise ValueError(
+            f"{name}: got {bad} NaN or infinite values of {finite.numel()}, expected finite values"
+        )
+
+
+def check_positive(name: str, tensor: Tensor, *, allow_zero: bool = False) -> None:
+    """Raise ValueError where ``tensor`` is not finite and positive (or zero, if allowed)."""
+    if _skips_values(tensor):
+        return
+    check_finite(name, tensor)
+    values = physical(tensor)
+    if values.numel() == 0:
+        return
+    smallest = float(values.min())
+    if smallest < 0 or (smallest == 0 and not allow_zero):
+        kind = "nonnegative" if allow_zero else "positive"
+        raise ValueError(f"{name}: got a smallest value of {smallest:g}, expected {kind} values")
+
+
+def check_number(
+    name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False
+) -> float:
+    """``value`` as a finite float within ``[low, high]`` (``(low, high]`` if ``open_low``)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected a number")
+    number = float(value)
+    inside = low < number <= high if open_low else low <= number <= high
+    if not (math.isfinite(number) and inside):
+        bracket = "(" if open_low else "["
+        raise ValueError(f"{name}: got {value!r}, expected a number in {bracket}{low:g}, {high:g}]")
+    return number
+
+
+def check_positive_int(name: str, value: Any) -> int:
+    """``value`` as an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected an int")
+    if value < 1:
+        raise ValueError(f"{name}: got {value}, expected an int of at least 1")
+    return value
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """``value`` if it is one of ``choices``."""
+    if value not in choices:
+        expected = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name}: got {value!r}, expected one of {expected}")
+    return str(value)
+
+
+def check_same_device(reference_name: str, reference: Tensor, name: str, tensor: Tensor) -> None:
+    """Raise ValueError unless both tensors are on one device."""
+    if tensor.device != reference.device:
+        raise ValueError(
+            f"{name}: got device {tensor.device}, expected {reference.device} as {reference_name}"
+        )
+
+
+def check_broadcast(name: str, shape: Sequence[int], target: Sequence[int], expected: str) -> None:
+    """Raise ValueError unless ``shape`` broadcasts to ``target``."""
+    try:
+        fits = tuple(torch.broadcast_shapes(tuple(shape), tuple(target))) == tuple(target)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name}: got shape {tuple(shape)}, expected {expected}")

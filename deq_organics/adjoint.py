@@ -1,0 +1,101 @@
+"""The adjoint equation ``J^T lambda = -g`` of a steady state, for ``tau = 1``.
+
+With ``omega = W^T lambda_a`` and the factors of :func:`equations.linearize` it reads
+
+    lambda_y - Wr^T(gain lambda_y) - excitation omega = g_y        (slope omitted)
+    lambda_a + inhibition lambda_y - pool omega = g_a
+
+In the main model ``pool = y excitation / (m a)``, so the first line turns the second into an
+explicit ``omega(lambda_y)``: one equation in ``n`` unknowns is left, the transpose of the one
+that the fast forward iteration solves, and it is solved in the same way.
+"""
+
+import torch
+from torch import Tensor
+
+from . import equations
+from .solvers import Problem
+from .solvers.acceleration import SecantAccelerator
+from .solvers.normalized import reference_gain, reference_inverse
+
+__all__ = ["adjoint_residual", "solve_adjoint_dense", "solve_adjoint_iteratively"]
+
+_DEPTH = 6
+_MAX_ITER = 60
+
+
+def solve_adjoint_dense(problem: Problem, y: Tensor, a: Tensor, g: Tensor) -> Tensor:
+    """``lambda`` of shape ``(B, 2n)`` by one LU factorization per sample; differentiable."""
+    jacobian = problem.jacobian(y, a, unit_tau=True)
+    solution: Tensor = torch.linalg.solve_ex(jacobian.mT, -g)[0]
+    return solution
+
+
+def adjoint_residual(problem: Problem, y: Tensor, a: Tensor, adjoint: Tensor, g: Tensor) -> Tensor:
+    """``|J^T lambda + g| / max(|g|, |lambda|)`` per sample, 0 where both vanish."""
+    lin = equations.linearize(y, a, problem.recurrent_weight, problem.exponent, problem.rectified)
+    adjoint_y, adjoint_a = adjoint.chunk(2, -1)
+    recurrent = _transposed(problem.recurrent_weight, lin.gain * adjoint_y)
+    if lin.slope is not None:
+        recurrent = lin.slope * recurrent
+    omega = _transposed(problem.normalization_weight, adjoint_a)
+    error = torch.cat(
+        [
+            recurrent - adjoint_y + lin.excitation * omega,
+            lin.pool * omega - lin.inhibition * adjoint_y - adjoint_a,
+        ],
+        -1,
+    )
+    scale = torch.maximum(g.norm(dim=-1), adjoint.norm(dim=-1))
+    return (error + g).norm(dim=-1) / scale.clamp_min(torch.finfo(g.dtype).tiny)
+
+
+def solve_adjoint_iteratively(
+    problem: Problem, y: Tensor, a: Tensor, g: Tensor, tol: float
+) -> tuple[Tensor, Tensor]:
+    """``lambda`` ``(B, 2n)`` and its residual ``(B,)``, by matrix products shared by the batch."""
+    lin = equations.linearize(y, a, problem.recurrent_weight, problem.exponent, problem.rectified)
+    g_y, g_a = g.chunk(2, -1)
+    reference = reference_gain(problem)
+    inverse = reference_inverse(problem, reference)
+    ratio = reference / (1.0 - lin.gain)
+    active = equations.drive(y, problem.rectified) / (problem.exponent * a)
+    scale = g.norm(dim=-1).clamp_min(torch.finfo(g.dtype).tiny)
+
+    def evaluate(adjoint_y: Tensor) -> tuple[Tensor, Tensor]:
+        recurrent = _transposed(problem.recurrent_weight, lin.gain * adjoint_y)
+        excited = adjoint_y - recurrent - g_y
+        omega = _transposed(
+            problem.normalization_weight, g_a + active * excited - lin.inhibition * adjoint_y
+        )
+        if lin.slope is not None:
+            recurrent = lin.slope * recurrent
+        return g_y + recurrent - adjoint_y + lin.excitation * omega, omega
+
+    def precondition(residual: Tensor) -> Tensor:
+        if lin.slope is None:
+            return ratio * _transposed(inverse, residual)
+        firing = lin.slope > 0
+        spread = ratio * _transposed(inverse, torch.where(firing, residual, 0.0))
+        return torch.where(firing, spread, residual)
+
+    adjoint_y = torch.zeros_like(g_y)
+    best, best_error = adjoint_y, torch.full_like(scale, torch.inf)
+    accelerator = SecantAccelerator(_DEPTH)
+    for _ in range(_MAX_ITER):
+        residual, _ = evaluate(adjoint_y)
+        error = residual.norm(dim=-1) / scale
+        better = error < best_error
+        best = torch.where(better.unsqueeze(-1), adjoint_y, best)
+        best_error = torch.where(better, error, best_error)
+        if (best_error <= tol).all():
+            break
+        adjoint_y = accelerator.propose(adjoint_y, precondition(residual))
+    _, omega = evaluate(best)
+    adjoint_a = g_a - lin.inhibition * best + lin.pool * omega
+    adjoint = torch.cat([best, adjoint_a], -1)
+    return adjoint, adjoint_residual(problem, y, a, adjoint, g)
+
+
+def _transposed(matrix: Tensor | None, vector: Tensor) -> Tensor:
+    return equations.matvec(None if matrix is None else matrix.mT, vector)

@@ -1,0 +1,291 @@
+"""The ORGaNICs circuit as a value: its parameters, and what follows from them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import equations
+from ._validation import (
+    as_float_tensor,
+    check_broadcast,
+    check_finite,
+    check_number,
+    check_positive,
+    check_same_device,
+)
+from .implicit import SolveOptions, steady_state_function
+from .solvers import Problem, Status
+from .steady_state import SteadyState, check_solve_options, report_failures
+
+__all__ = ["Circuit"]
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """A batch of ORGaNICs circuits with ``n`` excitatory and ``n`` inhibitory neurons each.
+
+    Main model (Eq. 1/15 of the paper; ``m`` is the exponent, ``a+ = relu(a)^(1/m)``)::
+
+        tau_y dy/dt = -y + d + (1 - a+) Wr y
+        tau_a da/dt = -a + c + W (|y|^m relu(a))
+
+    In the rectified model (Eq. 87) ``y`` enters both recurrent terms as ``relu(y)``.
+    Leading dimensions broadcast. Half-precision tensors are taken to float32.
+
+    Args:
+        input_drive: ``d = b z``, the gated input drive, ``(..., n)``.
+        semisaturation: ``c = (b0 sigma)^m > 0``, ``(..., n)``, ``(n,)`` or a number.
+        recurrent_weight: ``Wr``, ``(n, n)`` shared or ``(..., n, n)`` one per circuit; None is
+            the identity.
+        normalization_weight: ``W >= 0``, ``(n, n)`` or ``(..., n, n)``.
+        tau_y: Time constants of the excitatory neurons, positive, in any unit of time: a number,
+            ``(n,)`` or ``(..., n)``.
+        tau_a: Time constants of the inhibitory neurons, in the same unit.
+        exponent: Power-law exponent ``m >= 1`` (2 in the paper).
+        rectified: Whether this is the rectified model.
+
+    Raises:
+        TypeError: An argument is no floating-point tensor or number.
+        ValueError: A shape, dtype, device or value does not fit; the message names the argument.
+    """
+
+    input_drive: Tensor
+    semisaturation: Tensor
+    recurrent_weight: Tensor | None
+    normalization_weight: Tensor
+    tau_y: Tensor
+    tau_a: Tensor
+    exponent: float
+    rectified: bool
+
+    def __init__(
+        self,
+        input_drive: Tensor,
+        semisaturation: Tensor | float,
+        recurrent_weight: Tensor | None,
+        normalization_weight: Tensor,
+        tau_y: Tensor | float = 1.0,
+        tau_a: Tensor | float = 1.0,
+        exponent: float = 2.0,
+        rectified: bool = False,
+    ) -> None:
+        drive = _at_least_single(as_float_tensor("input_drive", input_drive))
+        if drive.ndim == 0 or drive.shape[-1] == 0:
+            raise ValueError(
+                f"input_drive: got shape {tuple(drive.shape)}, expected (..., n) with n >= 1"
+            )
+        check_finite("input_drive", drive)
+        w = _matrix("normalization_weight", normalization_weight, drive)
+        check_positive("normalization_weight", w, allow_zero=True)
+        wr = None
+        if recurrent_weight is not None:
+            wr = _matrix("recurrent_weight", recurrent_weight, drive)
+            check_finite("recurrent_weight", wr)
+        vectors = {
+            name: _vector(name, value, drive)
+            for name, value in (
+                ("semisaturation", semisaturation),
+                ("tau_y", tau_y),
+                ("tau_a", tau_a),
+            )
+        }
+        batches = {"input_drive": drive.shape[:-1], "normalization_weight": w.shape[:-2]}
+        if wr is not None:
+            batches["recurrent_weight"] = wr.shape[:-2]
+        batches |= {name: vector.shape[:-1] for name, vector in vectors.items()}
+        try:
+            torch.broadcast_shapes(*batches.values())
+        except RuntimeError:
+            found = ", ".join(f"{name} {tuple(shape)}" for name, shape in batches.items())
+            raise ValueError(
+                f"leading dimensions: got {found}, expected shapes that broadcast together"
+            ) from None
+        if not isinstance(rectified, bool):
+            raise TypeError(f"rectified: got {rectified!r}, expected a bool")
+        fields = {
+            "input_drive": drive,
+            "recurrent_weight": wr,
+            "normalization_weight": w,
+            **vectors,
+            "exponent": check_number("exponent", exponent, low=1.0, high=64.0),
+            "rectified": rectified,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def n(self) -> int:
+        """Number of neurons of each type."""
+        return self.input_drive.shape[-1]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The broadcast leading dimensions."""
+        shapes = [
+            tensor.shape[:-1]
+            for tensor in (self.input_drive, self.semisaturation, self.tau_y, self.tau_a)
+        ]
+        weights = (self.recurrent_weight, self.normalization_weight)
+        shapes += [weight.shape[:-2] for weight in weights if weight is not None]
+        return torch.broadcast_shapes(*shapes)
+
+    def vector_field(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """``(dy/dt, da/dt)`` at ``y`` and ``a`` of shape ``(..., n)``, per unit of tau."""
+        self._check_state(y, a)
+        residual_y, residual_a = equations.residual(
+            y,
+            a,
+            self.input_drive,
+            self.semisaturation,
+            self.recurrent_weight,
+            self.normalization_weight,
+            self.exponent,
+            self.rectified,
+        )
+        return residual_y / self.tau_y, residual_a / self.tau_a
+
+    def jacobian(self, y: Tensor, a: Tensor) -> Tensor:
+        """Analytic Jacobian of :meth:`vector_field`, ``(..., 2n, 2n)`` in the order ``(y, a)``."""
+        self._check_state(y, a)
+        return equations.jacobian(
+            y,
+            a,
+            self.recurrent_weight,
+            self.normalization_weight,
+            self.tau_y,
+            self.tau_a,
+            self.exponent,
+            self.rectified,
+        )
+
+    def firing_rates(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``(y+, y-, a+)``, each ``(..., n)``; in the rectified model ``y-`` drives nothing."""
+        self._check_state(y, a)
+        m = self.exponent
+        return (
+            equations.firing_rate(y, m),
+            equations.complementary_firing_rate(y, m),
+            equations.inhibitory_firing_rate(a, m),
+        )
+
+    def closed_form(self) -> tuple[Tensor, Tensor]:
+        """The unique fixed point ``(y, a)`` for ``Wr = I`` (Eq. 4, rectified Eq. 89).
+
+        Raises:
+            ValueError: The circuit has recurrent weights other than None.
+        """
+        if self.recurrent_weight is not None:
+            raise ValueError(
+                "recurrent_weight: got a matrix, expected None (the identity): "
+                "other circuits have no closed form; use steady_state()"
+            )
+        y, a = equations.identity_steady_state(
+            self.input_drive,
+            self.semisaturation,
+            self.normalization_weight,
+            self.exponent,
+            self.rectified,
+        )
+        shape = (*self.batch_shape, self.n)
+        return y.expand(shape), a.expand(shape)
+
+    def steady_state(
+        self,
+        solver: str = "auto",
+        tol: float = 1e-6,
+        max_iter: int | None = None,
+        on_failure: str = "warn",
+    ) -> SteadyState:
+        """The circuit's steady state, differentiable by every tensor but the time constants.
+
+        Args:
+            solver: ``"auto"`` (closed form where ``Wr = I``; else the fast fixed-point iteration,
+                with a check of stability and with Newton's method and the dynamics from rest for
+                what it leaves unsolved), ``"algorithm1"`` (the paper's iteration) or one of
+                torchdeq's: ``"anderson"``, ``"broyden"``, ``"fixed_point_iter"``,
+                ``"simple_fixed_point_iter"``. Only ``auto`` checks that the fixed point is stable.
+            tol: Largest relative residual of a solved circuit.
+            max_iter: Iterations of the solver (``auto``: of its fast iteration); None is the
+                solver's own default.
+            on_failure: For circuits without a steady state in reach: ``"error"`` raises
+                :class:`SteadyStateError`, ``"warn"`` warns and returns NaN for them,
+                ``"ignore"`` returns finite numbers and leaves it to the caller to look at
+                ``converged`` and ``status``.
+
+        Returns:
+            The state with residual, iterations and status per circuit.
+        """
+        drive = self.input_drive
+        tol, max_iter = check_solve_options(solver, tol, max_iter, on_failure, drive.dtype)
+        options = SolveOptions(
+            solver, tol, max_iter, self.exponent, self.rectified, on_failure == "error"
+        )
+        y, a, residual, iterations, status = steady_state_function(
+            options,
+            drive.expand(*self.batch_shape, self.n),
+            self.semisaturation,
+            self.recurrent_weight,
+            self.normalization_weight,
+            self.tau_y,
+            self.tau_a,
+        )
+        report_failures(status, residual, on_failure)
+        converged = status == Status.CONVERGED
+        if on_failure == "warn":
+            y = torch.where(converged.unsqueeze(-1), y, torch.nan)
+            a = torch.where(converged.unsqueeze(-1), a, torch.nan)
+        rates = equations.firing_rate(y, self.exponent)
+        return SteadyState(y, a, rates, converged, residual, iterations, status)
+
+    def flatten(self) -> Problem:
+        """The same circuits with one batch dimension, as the solvers take them."""
+        return Problem.flatten(
+            self.input_drive.expand(*self.batch_shape, self.n),
+            self.semisaturation,
+            self.recurrent_weight,
+            self.normalization_weight,
+            self.tau_y,
+            self.tau_a,
+            self.exponent,
+            self.rectified,
+        )
+
+    def _check_state(self, y: Tensor, a: Tensor) -> None:
+        for name, tensor in (("y", y), ("a", a)):
+            as_float_tensor(name, tensor)
+            check_same_device("input_drive", self.input_drive, name, tensor)
+            if tensor.ndim == 0 or tensor.shape[-1] != self.n:
+                raise ValueError(
+                    f"{name}: got shape {tuple(tensor.shape)}, expected (..., {self.n})"
+                )
+
+
+def _at_least_single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _like_drive(name: str, value: Tensor, drive: Tensor) -> Tensor:
+    tensor = _at_least_single(as_float_tensor(name, value))
+    check_same_device("input_drive", drive, name, tensor)
+    if tensor.dtype != drive.dtype:
+        raise ValueError(f"{name}: got {tensor.dtype}, expected {drive.dtype} as input_drive")
+    return tensor
+
+
+def _matrix(name: str, value: Tensor, drive: Tensor) -> Tensor:
+    tensor, n = _like_drive(name, value, drive), drive.shape[-1]
+    if tensor.ndim < 2 or tensor.shape[-2:] != (n, n):
+        raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected (..., {n}, {n})")
+    return tensor
+
+
+def _vector(name: str, value: Tensor | float, drive: Tensor) -> Tensor:
+    if not isinstance(value, Tensor):
+        value = drive.new_tensor(check_number(name, value, low=0.0, open_low=True))
+    tensor, n = _like_drive(name, value, drive), drive.shape[-1]
+    if tensor.ndim == 0:
+        tensor = tensor.expand(n)
+    check_broadcast(name, tensor.shape[-1:], (n,), f"a number, ({n},) or (..., {n})")
+    check_positive(name, tensor)
+    return tensor

@@ -1,0 +1,185 @@
+"""The circuit's equations, each in one place, as pure functions of tensors.
+
+Notation of the paper (Rawat, Heeger, Martiniani, NeurIPS 2024): membrane potentials ``y``
+(excitatory, principal) and ``a`` (inhibitory), both of shape ``(..., n)`` and dimensionless;
+input drive ``d = b z``; semisaturation ``c = (b0 sigma)^m``; recurrent weights ``Wr`` and
+normalization weights ``W`` of shape ``(..., n, n)``; power-law exponent ``m`` (2 in the paper);
+time constants in any one unit of time. ``Wr = None`` stands for the identity.
+
+Every function broadcasts over leading dimensions and differentiates with autograd.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Linearization",
+    "complementary_firing_rate",
+    "drive",
+    "firing_rate",
+    "identity_steady_state",
+    "inhibitory_firing_rate",
+    "jacobian",
+    "linearize",
+    "matvec",
+    "normalization_pool",
+    "power",
+    "residual",
+]
+
+
+def matvec(matrix: Tensor | None, vector: Tensor) -> Tensor:
+    """``matrix @ vector`` for a matrix shared by the batch or one per circuit; None is I."""
+    if matrix is None:
+        return vector
+    if matrix.ndim == 2:
+        return vector @ matrix.mT
+    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+
+
+def power(x: Tensor, exponent: float) -> Tensor:
+    """``|x|^exponent``, elementwise, for exponents of at least 1."""
+    return x * x if exponent == 2.0 else x.abs().pow(exponent)
+
+
+def firing_rate(y: Tensor, exponent: float = 2.0) -> Tensor:
+    """Principal neurons' firing rates ``y+ = relu(y)^m``."""
+    return power(torch.relu(y), exponent)
+
+
+def complementary_firing_rate(y: Tensor, exponent: float = 2.0) -> Tensor:
+    """Firing rates ``y- = relu(-y)^m`` of the neurons with complementary receptive fields."""
+    return power(torch.relu(-y), exponent)
+
+
+def inhibitory_firing_rate(a: Tensor, exponent: float = 2.0) -> Tensor:
+    """Inhibitory firing rates ``a+ = relu(a)^(1/m)``, with derivative 0 where ``a <= 0``."""
+    positive = a > 0
+    safe = torch.where(positive, a, torch.ones_like(a))
+    root = safe.sqrt() if exponent == 2.0 else safe.pow(1.0 / exponent)
+    return torch.where(positive, root, torch.zeros_like(root))
+
+
+def drive(y: Tensor, rectified: bool) -> Tensor:
+    """What the recurrent weights act on: ``y`` (Eq. 1) or ``relu(y)`` (Eq. 87)."""
+    return torch.relu(y) if rectified else y
+
+
+def normalization_pool(y: Tensor, a: Tensor, exponent: float, rectified: bool) -> Tensor:
+    """``(y+ + y-) (a+)^m`` of Eq. 1, or ``y+ (a+)^m`` of Eq. 87: what ``W`` acts on."""
+    return power(drive(y, rectified), exponent) * torch.relu(a)
+
+
+def residual(
+    y: Tensor,
+    a: Tensor,
+    input_drive: Tensor,
+    semisaturation: Tensor,
+    recurrent_weight: Tensor | None,
+    normalization_weight: Tensor,
+    exponent: float = 2.0,
+    rectified: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Right-hand sides of Eq. 1/15 (main) or Eq. 87 (rectified), before division by tau.
+
+    Returns ``(tau_y dy/dt, tau_a da/dt)``; both vanish at a fixed point.
+    """
+    recurrent = matvec(recurrent_weight, drive(y, rectified))
+    gain = 1.0 - inhibitory_firing_rate(a, exponent)
+    pool = matvec(normalization_weight, normalization_pool(y, a, exponent, rectified))
+    return input_drive - y + gain * recurrent, semisaturation - a + pool
+
+
+class Linearization(NamedTuple):
+    """The factors of the Jacobian at a state, each ``(..., n)``; ``s = a+``, ``u = Wr drive(y)``.
+
+    For ``tau = 1`` a perturbation ``(p, q)`` of ``(y, a)`` obeys
+    ``dp/dt = -p + gain * Wr (slope * p) - inhibition * q`` and
+    ``da/dt = -q + W (excitation * p + pool * q)``.
+    """
+
+    gain: Tensor
+    """``1 - s``: the gain of the recurrent drive."""
+    slope: Tensor | None
+    """Derivative of the rectifier (0 or 1); None in the main model, where it is 1."""
+    inhibition: Tensor
+    """``u ds/da = u s / (m a)``: effect of an inhibitory neuron on its principal neuron."""
+    excitation: Tensor
+    """Derivative of the normalization pool by ``y``: ``m |y|^(m-1) sign(y) a``."""
+    pool: Tensor
+    """Derivative of the normalization pool by ``a``: ``y+ + y-``."""
+
+
+def linearize(
+    y: Tensor,
+    a: Tensor,
+    recurrent_weight: Tensor | None,
+    exponent: float = 2.0,
+    rectified: bool = False,
+) -> Linearization:
+    """Factors of the Jacobian at any state ``(y, a)``."""
+    active = drive(y, rectified)
+    s = inhibitory_firing_rate(a, exponent)
+    positive = a > 0
+    slope_a = torch.where(positive, s / (exponent * torch.where(positive, a, 1.0)), 0.0)
+    if exponent == 2.0:
+        excitation = 2.0 * active * torch.relu(a)
+    else:
+        excitation = exponent * active.abs().pow(exponent - 1.0) * active.sign() * torch.relu(a)
+    return Linearization(
+        gain=1.0 - s,
+        slope=(y > 0).to(y.dtype) if rectified else None,
+        inhibition=matvec(recurrent_weight, active) * slope_a,
+        excitation=excitation,
+        pool=torch.where(positive, power(active, exponent), 0.0),
+    )
+
+
+def jacobian(
+    y: Tensor,
+    a: Tensor,
+    recurrent_weight: Tensor | None,
+    normalization_weight: Tensor,
+    tau_y: Tensor | float = 1.0,
+    tau_a: Tensor | float = 1.0,
+    exponent: float = 2.0,
+    rectified: bool = False,
+) -> Tensor:
+    """Analytic Jacobian of the vector field, ``(..., 2n, 2n)`` in the order ``(y, a)`` (Eq. 6)."""
+    lin = linearize(y, a, recurrent_weight, exponent, rectified)
+    n = y.shape[-1]
+    identity = torch.eye(n, dtype=y.dtype, device=y.device)
+    recurrent = identity if recurrent_weight is None else recurrent_weight
+    if lin.slope is not None:
+        recurrent = recurrent * lin.slope.unsqueeze(-2)
+    yy = lin.gain.unsqueeze(-1) * recurrent - identity
+    ya = -lin.inhibition.unsqueeze(-1) * identity
+    ay = normalization_weight * lin.excitation.unsqueeze(-2)
+    aa = normalization_weight * lin.pool.unsqueeze(-2) - identity
+    yy, ya, ay, aa = torch.broadcast_tensors(yy, ya, ay, aa)
+    rows_y = torch.cat([yy, ya], -1) / _column(tau_y)
+    rows_a = torch.cat([ay, aa], -1) / _column(tau_a)
+    return torch.cat(torch.broadcast_tensors(rows_y, rows_a), -2)
+
+
+def _column(tau: Tensor | float) -> Tensor | float:
+    return tau.unsqueeze(-1) if isinstance(tau, Tensor) and tau.ndim else tau
+
+
+def identity_steady_state(
+    input_drive: Tensor,
+    semisaturation: Tensor,
+    normalization_weight: Tensor,
+    exponent: float = 2.0,
+    rectified: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The unique fixed point for ``Wr = I``: Eq. 4 (main model) or Eq. 89 (rectified model)."""
+    active = drive(input_drive, rectified)
+    a = semisaturation + matvec(normalization_weight, power(active, exponent))
+    s = inhibitory_firing_rate(a, exponent)
+    y = active / s
+    if rectified:
+        y = y - torch.relu(-input_drive)
+    return y, a

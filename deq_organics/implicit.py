@@ -1,0 +1,234 @@
+"""The steady state as a differentiable function of the circuit's parameters.
+
+Implicit function theorem: with ``F = (tau_y dy/dt, tau_a da/dt)`` and its Jacobian ``J`` at the
+steady state ``x``, ``dx = -J^-1 dF``. The reverse mode solves the adjoint equation once; memory
+does not depend on how many iterations the forward solve took.
+"""
+
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import equations
+from ._validation import check_finite, is_transformed, physical
+from .adjoint import adjoint_residual, solve_adjoint_dense, solve_adjoint_iteratively
+from .errors import AdjointWarning, SteadyStateError
+from .solvers import Problem, Status, solve
+
+__all__ = ["SolveOptions", "steady_state_function"]
+
+
+class SolveOptions(NamedTuple):
+    """How to solve, as one hashable value."""
+
+    solver: str
+    tol: float
+    max_iter: int
+    exponent: float
+    rectified: bool
+    raise_on_failure: bool
+
+
+def _problem(options: SolveOptions, *tensors: Any) -> Problem:
+    return Problem.flatten(*tensors, exponent=options.exponent, rectified=options.rectified)
+
+
+class _SteadyState(torch.autograd.Function):
+    """``(y, a, residual, iterations, status)`` from the circuit's tensors."""
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        options: SolveOptions = args[0]
+        for name, tensor in zip(("input_drive", "semisaturation"), args[1:3], strict=True):
+            check_finite(name, tensor)
+        problem = _problem(options, *args[1:])
+        with _full_precision(args[1]):
+            y, a, _, iterations, status = solve(
+                problem, options.solver, options.tol, options.max_iter
+            )
+            residual = problem.relative_residual(y, a)
+        batch = args[1].shape[:-1]
+        return (
+            y.reshape(args[1].shape),
+            a.reshape(args[1].shape),
+            residual.reshape(batch),
+            iterations.reshape(batch),
+            status.reshape(batch),
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.options = inputs[0]
+        y, a, residual, iterations, status = output
+        ctx.mark_non_differentiable(residual, iterations, status)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[1:], y, a, status)
+        ctx.save_for_forward(*inputs[1:], y, a, status)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        with _full_precision(ctx.saved_tensors[0]):
+            return _pull_back(ctx, grads)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        with _full_precision(ctx.saved_tensors[0]):
+            return _push_forward(ctx, tangents)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, tuple[int, ...]]:
+        """One more leading batch dimension: that is what the solver works on anyway."""
+        core = (None, 1, 1, 2, 2, 1, 1)
+        logical = [
+            0 if tensor is None or k is None else tensor.ndim - k - (dim is not None)
+            for tensor, dim, k in zip(args, in_dims, core, strict=True)
+            if not isinstance(tensor, SolveOptions)
+        ]
+        batch_ndim = max(logical)
+        moved: list[Any] = [args[0]]
+        for tensor, dim, k in list(zip(args, in_dims, core, strict=True))[1:]:
+            if tensor is not None and dim is not None:
+                tensor = tensor.movedim(dim, 0)
+                missing = batch_ndim - (tensor.ndim - 1 - k)
+                tensor = tensor.reshape(tensor.shape[0], *[1] * missing, *tensor.shape[1:])
+            moved.append(tensor)
+        if in_dims[1] is None:
+            moved[1] = moved[1].expand(info.batch_size, *moved[1].shape)
+        return _SteadyState.apply(*moved), (0, 0, 0, 0, 0)
+
+
+def _pull_back(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Gradients of the inputs from those of ``y`` and ``a``."""
+    *tensors, y, a, status = ctx.saved_tensors
+    d, c, wr, w = tensors[:4]
+    options: SolveOptions = ctx.options
+    problem = _problem(options, *tensors)
+    n = d.shape[-1]
+    flat_y, flat_a = y.reshape(-1, n), a.reshape(-1, n)
+    solved = (status == Status.CONVERGED).reshape(-1, 1)
+    g = torch.cat(
+        [torch.zeros_like(flat_y) if grad is None else grad.reshape(-1, n) for grad in grads[:2]],
+        -1,
+    )
+    # What did not converge is no steady state: it has no gradient and must not spoil others'.
+    g = torch.where(solved, g, 0.0)
+    adjoint = _solve_adjoint(problem, flat_y, flat_a, g, options)
+    adjoint_y, adjoint_a = adjoint.chunk(2, -1)
+    lam_y, lam_a = adjoint_y.reshape(d.shape), adjoint_a.reshape(d.shape)
+    needs = ctx.needs_input_grad
+    grad_wr = grad_w = None
+    if needs[3] and wr is not None:
+        gain = 1.0 - equations.inhibitory_firing_rate(a, options.exponent)
+        grad_wr = _outer(gain * lam_y, equations.drive(y, options.rectified), wr)
+    if needs[4]:
+        pool = equations.normalization_pool(y, a, options.exponent, options.rectified)
+        grad_w = _outer(lam_a, pool, w)
+    return (
+        None,
+        lam_y if needs[1] else None,
+        lam_a.sum_to_size(c.shape) if needs[2] else None,
+        grad_wr,
+        grad_w,
+        None,
+        None,
+    )
+
+
+def _push_forward(ctx: Any, tangents: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
+    """Tangents of ``y`` and ``a`` from those of the inputs."""
+    *tensors, y, a, status = ctx.saved_tensors
+    options: SolveOptions = ctx.options
+    problem = _problem(options, *tensors)
+    n = y.shape[-1]
+    _, d_t, c_t, wr_t, w_t, _, _ = tangents
+    flow_y, flow_a = torch.zeros_like(y), torch.zeros_like(a)
+    if d_t is not None:
+        flow_y = flow_y + d_t
+    if c_t is not None:
+        flow_a = flow_a + c_t
+    if wr_t is not None:
+        gain = 1.0 - equations.inhibitory_firing_rate(a, options.exponent)
+        active = equations.drive(y, options.rectified)
+        flow_y = flow_y + gain * equations.matvec(wr_t, active)
+    if w_t is not None:
+        pool = equations.normalization_pool(y, a, options.exponent, options.rectified)
+        flow_a = flow_a + equations.matvec(w_t, pool)
+    solved = (status == Status.CONVERGED).reshape(-1, 1)
+    flow = torch.where(solved, torch.cat([flow_y, flow_a], -1).reshape(-1, 2 * n), 0.0)
+    jacobian = problem.jacobian(y.reshape(-1, n), a.reshape(-1, n), unit_tau=True)
+    tangent = torch.linalg.solve_ex(jacobian, -flow)[0]
+    error = (equations.matvec(jacobian, tangent) + flow).norm(dim=-1)
+    scale = torch.maximum(flow.norm(dim=-1), tangent.norm(dim=-1))
+    failed = ~(error <= _accepted_error(options, flow) * scale)
+    tangent_y, tangent_a = _drop_failed(tangent, failed, options).chunk(2, -1)
+    tangent_y, tangent_a = tangent_y.contiguous(), tangent_a.contiguous()
+    return tangent_y.reshape(y.shape), tangent_a.reshape(a.shape), None, None, None
+
+
+def _outer(left: Tensor, right: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of ``left . (weight @ right)`` by ``weight``, summed over what shares the weight."""
+    if weight.ndim == 2:
+        n = weight.shape[-1]
+        return left.reshape(-1, n).mT @ right.reshape(-1, n)
+    return (left.unsqueeze(-1) * right.unsqueeze(-2)).sum_to_size(weight.shape)
+
+
+def _solve_adjoint(
+    problem: Problem, y: Tensor, a: Tensor, g: Tensor, options: SolveOptions
+) -> Tensor:
+    """The adjoint of every sample: iteratively, else densely; failures are never silent."""
+    accepted = _accepted_error(options, g)
+    if torch.is_grad_enabled() or is_transformed(g):
+        # For a higher derivative or under vmap: the dense solve has no loop and differentiates.
+        adjoint = solve_adjoint_dense(problem, y, a, g)
+        error = adjoint_residual(problem, y, a, adjoint, g)
+    else:
+        adjoint, error = solve_adjoint_iteratively(problem, y, a, g, 0.1 * accepted)
+        left = (~(error <= accepted)).nonzero().squeeze(-1)
+        if left.numel():
+            part = problem.select(left)
+            dense = solve_adjoint_dense(part, y[left], a[left], g[left])
+            adjoint[left] = dense
+            error[left] = adjoint_residual(part, y[left], a[left], dense, g[left])
+    return _drop_failed(adjoint, ~(error <= accepted), options)
+
+
+def _accepted_error(options: SolveOptions, like: Tensor) -> float:
+    """Relative residual of a linear solve that counts as solved."""
+    return max(options.tol, 512.0 * torch.finfo(like.dtype).eps)
+
+
+def _drop_failed(adjoint: Tensor, failed: Tensor, options: SolveOptions) -> Tensor:
+    count = int(physical(failed).sum())
+    if count:
+        message = (
+            f"the adjoint equation of {count} of {physical(failed).numel()} circuits could not be "
+            "solved (their Jacobian is close to singular)"
+        )
+        if options.raise_on_failure:
+            raise SteadyStateError(message)
+        warnings.warn(f"{message}; their gradient is left out", AdjointWarning, stacklevel=3)
+    return torch.where(failed.unsqueeze(-1), 0.0, adjoint)
+
+
+def _full_precision(like: Tensor) -> torch.autocast:
+    """Autocast must not take the solver's products below float32."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def steady_state_function(
+    options: SolveOptions,
+    input_drive: Tensor,
+    semisaturation: Tensor,
+    recurrent_weight: Tensor | None,
+    normalization_weight: Tensor,
+    tau_y: Tensor,
+    tau_a: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """``(y, a, residual, iterations, status)``; ``input_drive`` has the full batch shape."""
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = _SteadyState.apply(
+        options, input_drive, semisaturation, recurrent_weight, normalization_weight, tau_y, tau_a
+    )
+    return outputs

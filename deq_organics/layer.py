@@ -1,0 +1,249 @@
+"""ORGaNICs as a layer for static inputs: a deep equilibrium model with a stable steady state."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ._validation import (
+    as_float_tensor,
+    check_choice,
+    check_finite,
+    check_number,
+    check_positive,
+    check_positive_int,
+)
+from .circuit import Circuit
+from .parametrizations import Nonnegative, Positive, SingularValueBound, UnitInterval
+from .steady_state import SteadyState, check_solve_options
+
+__all__ = ["ORGaNICsDEQ"]
+
+_RECURRENCES = ("identity", "spectral", "unconstrained")
+_INPUT_GAINS = ("attention", "tied")
+
+
+class ORGaNICsDEQ(nn.Module):
+    r"""Steady-state firing rates of an ORGaNICs circuit that a static input drives.
+
+    From an input ``x`` the layer computes the input drive ``z = Wzx x``, scaled to length 1, and
+    the input gain ``b = sigmoid(Wbx x)``; the circuit of :class:`Circuit` with ``d = b z`` and
+    ``c = (b0 sigma)^m`` answers with its steady state (Section 6.1 of the paper). The steady
+    state is differentiated implicitly.
+
+    Args:
+        input_size: Number of input features.
+        hidden_size: Number ``n`` of excitatory, and of inhibitory, neurons.
+        recurrence: Recurrent weights ``Wr``: ``"identity"`` (fixed; closed form, proved stable),
+            ``"spectral"`` (learned, largest singular value at most ``max_singular_value``) or
+            ``"unconstrained"`` (learned). Learned weights start at the identity.
+        input_gain: ``"attention"`` computes ``b`` from the input; ``"tied"`` uses ``b = b0``.
+        normalize_drive: Scale the input drive to length 1, as in the paper (a zero stays zero).
+        learn_semisaturation: Learn ``sigma``; else it is fixed at ``semisaturation``.
+        semisaturation: Start (or fixed value) of ``sigma``, positive.
+        max_singular_value: Bound of the spectral recurrence; must be at least 1, where it starts.
+        tau_y: Time constant of the excitatory neurons, in any unit; the rates do not depend on
+            it, their stability does.
+        tau_a: Time constant of the inhibitory neurons, in the same unit.
+        exponent: Power-law exponent ``m`` of the firing rates.
+        rectified: Use the rectified model (Eq. 87).
+        solver: Solver of the steady state; see :meth:`Circuit.steady_state`.
+        tol: Largest relative residual of a solved circuit.
+        max_iter: Iterations of the solver; None is its default.
+        on_failure: ``"error"``, ``"warn"`` or ``"ignore"``; see :meth:`Circuit.steady_state`.
+        device: Device of the parameters.
+        dtype: Floating-point type of the parameters. The steady state is solved in float32 at
+            least.
+
+    Shape:
+        - Input: ``(*, input_size)``, any leading dimensions.
+        - Output: ``(*, hidden_size)``, firing rates ``y+`` of the principal neurons, nonnegative.
+    """
+
+    input_weight: Tensor
+    gain_weight: Tensor | None
+    baseline_gain: Tensor
+    semisaturation: Tensor
+    recurrent_weight: Tensor | None
+    normalization_weight: Tensor
+    tau_y: Tensor
+    tau_a: Tensor
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        recurrence: str = "spectral",
+        input_gain: str = "attention",
+        *,
+        normalize_drive: bool = True,
+        learn_semisaturation: bool = False,
+        semisaturation: float = 1.0,
+        max_singular_value: float = 1.0,
+        tau_y: float | Tensor = 1.0,
+        tau_a: float | Tensor = 1.0,
+        exponent: float = 2.0,
+        rectified: bool = False,
+        solver: str = "auto",
+        tol: float = 1e-6,
+        max_iter: int | None = None,
+        on_failure: str = "warn",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.input_size = check_positive_int("input_size", input_size)
+        self.hidden_size = check_positive_int("hidden_size", hidden_size)
+        self.recurrence = check_choice("recurrence", recurrence, _RECURRENCES)
+        self.input_gain = check_choice("input_gain", input_gain, _INPUT_GAINS)
+        self.normalize_drive = normalize_drive
+        self.learn_semisaturation = learn_semisaturation
+        self.exponent = check_number("exponent", exponent, low=1.0, high=64.0)
+        self.rectified = rectified
+        self.max_singular_value = check_number("max_singular_value", max_singular_value, low=1.0)
+        for name in ("normalize_drive", "learn_semisaturation", "rectified"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}: got {getattr(self, name)!r}, expected a bool")
+        check_solve_options(solver, tol, max_iter, on_failure)
+        self.solver, self.tol, self.max_iter, self.on_failure = solver, tol, max_iter, on_failure
+        self._initial_semisaturation = check_number(
+            "semisaturation", semisaturation, low=0.0, open_low=True
+        )
+        factory: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
+        if not factory["dtype"].is_floating_point:
+            raise TypeError(f"dtype: got {dtype}, expected a floating-point type")
+
+        n = hidden_size
+        self.input_weight = nn.Parameter(torch.empty(n, input_size, **factory))
+        if input_gain == "attention":
+            self.gain_weight = nn.Parameter(torch.empty(n, input_size, **factory))
+        else:
+            self.register_parameter("gain_weight", None)
+        self.baseline_gain = nn.Parameter(torch.full((n,), 0.5, **factory))
+        sigma = torch.full((n,), self._initial_semisaturation, **factory)
+        if learn_semisaturation:
+            self.semisaturation = nn.Parameter(sigma)
+        else:
+            self.register_buffer("semisaturation", sigma)
+        self.normalization_weight = nn.Parameter(torch.ones(n, n, **factory))
+        if recurrence == "identity":
+            self.register_parameter("recurrent_weight", None)
+        else:
+            self.recurrent_weight = nn.Parameter(torch.eye(n, **factory))
+        for name, tau in (("tau_y", tau_y), ("tau_a", tau_a)):
+            self.register_buffer(name, _time_constant(name, tau, n, factory))
+
+        parametrize.register_parametrization(self, "baseline_gain", UnitInterval())
+        parametrize.register_parametrization(self, "normalization_weight", Nonnegative())
+        if learn_semisaturation:
+            parametrize.register_parametrization(self, "semisaturation", Positive())
+        if recurrence == "spectral":
+            parametrize.register_parametrization(
+                self, "recurrent_weight", SingularValueBound(self.max_singular_value)
+            )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, as in the paper's Table 4.
+
+        ``Wzx`` and ``Wbx`` are uniform in ``+-1/sqrt(input_size)``, ``b0 = 1/2``, ``log W``
+        uniform in ``(-1, 0)`` with diagonal 0, ``Wr = I``.
+        """
+        bound = 1.0 / math.sqrt(self.input_size)
+        with torch.no_grad():
+            nn.init.uniform_(self.input_weight, -bound, bound)
+            if self.gain_weight is not None:
+                nn.init.uniform_(self.gain_weight, -bound, bound)
+            like = self.baseline_gain
+            self.baseline_gain = torch.full_like(like, 0.5)
+            log_weight = torch.empty_like(self.normalization_weight).uniform_(-1.0, 0.0)
+            self.normalization_weight = log_weight.fill_diagonal_(0.0).exp()
+            if self.learn_semisaturation:
+                self.semisaturation = torch.full_like(like, self._initial_semisaturation)
+            if self.recurrence == "spectral":
+                self.recurrent_weight = torch.eye(
+                    self.hidden_size, dtype=like.dtype, device=like.device
+                )
+            elif self.recurrent_weight is not None:
+                nn.init.eye_(self.recurrent_weight)
+
+    def circuit(self, x: Tensor) -> Circuit:
+        """The circuits that inputs ``x`` of shape ``(*, input_size)`` drive, one per input.
+
+        Raises:
+            TypeError: ``x`` is no floating-point tensor.
+            ValueError: Its last dimension, dtype or device does not fit, or it is not finite.
+        """
+        self._check_input(x)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.input_weight.dtype)
+            drive = nn.functional.linear(x, self.input_weight)
+            baseline = self.baseline_gain
+            if self.normalize_drive:
+                drive = _unit_length(drive)
+            if self.gain_weight is None:
+                gain = baseline
+            else:
+                gain = nn.functional.linear(x, self.gain_weight).sigmoid()
+            semisaturation = (baseline * self.semisaturation).pow(self.exponent)
+            return Circuit(
+                gain * drive,
+                semisaturation,
+                self.recurrent_weight,
+                self.normalization_weight,
+                self.tau_y,
+                self.tau_a,
+                self.exponent,
+                self.rectified,
+            )
+
+    @torch.compiler.disable(recursive=True)
+    def steady_state(self, x: Tensor) -> SteadyState:
+        """Steady states for inputs ``x`` of shape ``(*, input_size)``, with their diagnostics."""
+        return self.circuit(x).steady_state(self.solver, self.tol, self.max_iter, self.on_failure)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Firing rates ``(*, hidden_size)`` of the principal neurons for ``x`` ``(*, input_size)``.
+
+        In the dtype of the parameters; under autocast that of the solve, float32.
+        """
+        rates = self.steady_state(x).rates
+        return rates.to(self.input_weight.dtype)
+
+    def extra_repr(self) -> str:
+        parts = [
+            f"{self.input_size}, {self.hidden_size}, recurrence={self.recurrence!r}",
+            f"input_gain={self.input_gain!r}",
+        ]
+        for name, default in (("exponent", 2.0), ("rectified", False), ("solver", "auto")):
+            if (value := getattr(self, name)) != default:
+                parts.append(f"{name}={value!r}")
+        return ", ".join(parts)
+
+    def _check_input(self, x: Tensor) -> None:
+        as_float_tensor("x", x)
+        if x.ndim == 0 or x.shape[-1] != self.input_size:
+            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (*, {self.input_size})")
+        weight = self.input_weight
+        if x.device != weight.device:
+            raise ValueError(f"x: got device {x.device}, expected {weight.device} as the layer")
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"x: got {x.dtype}, expected {weight.dtype} as the layer's parameters")
+        check_finite("x", x)
+
+
+def _time_constant(name: str, tau: float | Tensor, n: int, factory: dict[str, Any]) -> Tensor:
+    if not isinstance(tau, Tensor):
+        return torch.full((n,), check_number(name, tau, low=0.0, open_low=True), **factory)
+    if tau.shape not in ((), (n,)):
+        raise ValueError(f"{name}: got shape {tuple(tau.shape)}, expected a number or ({n},)")
+    check_positive(name, as_float_tensor(name, tau))
+    return tau.detach().to(**factory).expand(n).clone()
+
+
+def _unit_length(vector: Tensor) -> Tensor:
+    """``vector`` scaled to Euclidean length 1; a zero vector stays zero."""
+    length = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
+    return vector / torch.where(length > 0, length, 1.0)

@@ -1,0 +1,97 @@
+"""Constraints on weights, for ``torch.nn.utils.parametrize``; shared by both packages.
+
+Each class has ``forward`` (from the free parameter to the constrained weight) and
+``right_inverse`` (from an assigned weight to the parameter). A value that breaks the constraint
+is refused: an assigned weight is never changed silently.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ._validation import as_float_tensor, check_finite, check_number, check_positive
+
+__all__ = ["Nonnegative", "Positive", "SingularValueBound", "UnitInterval"]
+
+_SLACK = 1e-4
+
+
+class SingularValueBound(nn.Module):
+    """Matrices ``(..., n, n)`` whose largest singular value is at most ``bound``.
+
+    A matrix above the bound is scaled down to it, one within the bound is left as it is. The
+    singular value is exact (no power iteration, no state), the same in training and evaluation.
+    """
+
+    def __init__(self, bound: float = 1.0) -> None:
+        super().__init__()
+        self.bound = check_number("bound", bound, low=0.0, open_low=True)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """``weight * min(1, bound / sigma_max(weight))``."""
+        largest = _largest_singular_value(weight)
+        return weight * (self.bound / largest.clamp_min(self.bound))
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """``weight`` itself; ValueError if its largest singular value exceeds the bound."""
+        check_finite("weight", as_float_tensor("weight", weight))
+        largest = float(_largest_singular_value(weight.detach()).max())
+        if largest > self.bound * (1.0 + _SLACK):
+            raise ValueError(
+                f"weight: got a largest singular value of {largest:g}, "
+                f"expected at most {self.bound:g}"
+            )
+        return weight
+
+    def extra_repr(self) -> str:
+        return f"bound={self.bound:g}"
+
+
+def _largest_singular_value(weight: Tensor) -> Tensor:
+    """``(..., 1, 1)``, computed in float32 at least."""
+    single = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
+    return torch.linalg.matrix_norm(single, 2, keepdim=True).to(weight.dtype)
+
+
+class Positive(nn.Module):
+    """Positive values, ``exp(parameter)``."""
+
+    def forward(self, log_value: Tensor) -> Tensor:
+        """``exp(log_value)``."""
+        return log_value.exp()
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        """``log(value)``; ValueError if a value is not positive."""
+        check_positive("value", as_float_tensor("value", value))
+        return value.log()
+
+
+class Nonnegative(nn.Module):
+    """Nonnegative values, ``exp(parameter)`` as in the paper.
+
+    An assigned zero becomes the dtype's smallest normal number (1e-38 in float32).
+    """
+
+    def forward(self, log_value: Tensor) -> Tensor:
+        """``exp(log_value)``."""
+        return log_value.exp()
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        """``log(value)``; ValueError if a value is negative."""
+        check_positive("value", as_float_tensor("value", value), allow_zero=True)
+        return value.clamp_min(torch.finfo(value.dtype).tiny).log()
+
+
+class UnitInterval(nn.Module):
+    """Values in (0, 1), ``sigmoid(parameter)``."""
+
+    def forward(self, logit: Tensor) -> Tensor:
+        """``sigmoid(logit)``."""
+        return logit.sigmoid()
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        """``logit(value)``; ValueError if a value is not strictly between 0 and 1."""
+        check_positive("value", as_float_tensor("value", value))
+        largest = float(value.max()) if value.numel() else 0.0
+        if largest >= 1:
+            raise ValueError(f"value: got a largest value of {largest:g}, expected values below 1")
+        return value.logit()
