@@ -32,7 +32,8 @@ class SolveOptions(NamedTuple):
 
 
 def _problem(options: SolveOptions, *tensors: Any) -> Problem:
-    return Problem.flatten(*tensors, exponent=options.exponent, rectified=options.rectified)
+    d, c, wr, w, tau_y, tau_a = tensors
+    return Problem.flatten(d, c, wr, w, tau_y, tau_a, options.exponent, options.rectified)
 
 
 class _SteadyState(torch.autograd.Function):
