@@ -9,6 +9,7 @@ from torch import Tensor
 
 __all__ = [
     "as_float_tensor",
+    "check_bool",
     "check_broadcast",
     "check_choice",
     "check_finite",
@@ -90,6 +91,13 @@ def check_positive_int(name: str, value: Any) -> int:
         raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected an int")
     if value < 1:
         raise ValueError(f"{name}: got {value}, expected an int of at least 1")
+    return value
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """``value`` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected True or False")
     return value
 
 

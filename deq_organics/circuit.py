@@ -8,6 +8,7 @@ from torch import Tensor
 from . import equations
 from ._validation import (
     as_float_tensor,
+    check_bool,
     check_broadcast,
     check_finite,
     check_number,
@@ -101,15 +102,13 @@ class Circuit:
             raise ValueError(
                 f"leading dimensions: got {found}, expected shapes that broadcast together"
             ) from None
-        if not isinstance(rectified, bool):
-            raise TypeError(f"rectified: got {rectified!r}, expected a bool")
         fields = {
             "input_drive": drive,
             "recurrent_weight": wr,
             "normalization_weight": w,
             **vectors,
             "exponent": check_number("exponent", exponent, low=1.0, high=64.0),
-            "rectified": rectified,
+            "rectified": check_bool("rectified", rectified),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -196,6 +195,7 @@ class Circuit:
         tol: float = 1e-6,
         max_iter: int | None = None,
         on_failure: str = "warn",
+        check_stability: bool = True,
     ) -> SteadyState:
         """The circuit's steady state, differentiable by every tensor but the time constants.
 
@@ -212,6 +212,10 @@ class Circuit:
                 :class:`SteadyStateError`, ``"warn"`` warns and returns NaN for them,
                 ``"ignore"`` returns finite numbers and leaves it to the caller to look at
                 ``converged`` and ``status``.
+            check_stability: Whether ``auto`` also checks that each fixed point which the fast
+                iteration found is stable. Without it the solve is faster, and a fixed point that
+                is not stable may be returned: check such circuits with
+                :func:`deq_organics.check_stability`.
 
         Returns:
             The state with residual, iterations and status per circuit.
@@ -219,7 +223,13 @@ class Circuit:
         drive = self.input_drive
         tol, max_iter = check_solve_options(solver, tol, max_iter, on_failure, drive.dtype)
         options = SolveOptions(
-            solver, tol, max_iter, self.exponent, self.rectified, on_failure == "error"
+            solver,
+            tol,
+            max_iter,
+            check_bool("check_stability", check_stability),
+            self.exponent,
+            self.rectified,
+            on_failure == "error",
         )
         y, a, residual, iterations, status = steady_state_function(
             options,

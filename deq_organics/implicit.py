@@ -26,6 +26,7 @@ class SolveOptions(NamedTuple):
     solver: str
     tol: float
     max_iter: int
+    check_stability: bool
     exponent: float
     rectified: bool
     raise_on_failure: bool
@@ -47,7 +48,7 @@ class _SteadyState(torch.autograd.Function):
         problem = _problem(options, *args[1:])
         with _full_precision(args[1]):
             y, a, _, iterations, status = solve(
-                problem, options.solver, options.tol, options.max_iter
+                problem, options.solver, options.tol, options.max_iter, options.check_stability
             )
             residual = problem.relative_residual(y, a)
         batch = args[1].shape[:-1]
@@ -186,7 +187,7 @@ def _solve_adjoint(
         adjoint = solve_adjoint_dense(problem, y, a, g)
         error = adjoint_residual(problem, y, a, adjoint, g)
     else:
-        adjoint, error = solve_adjoint_iteratively(problem, y, a, g, 0.1 * accepted)
+        adjoint, error = solve_adjoint_iteratively(problem, y, a, g, 0.5 * accepted)
         left = (~(error <= accepted)).nonzero().squeeze(-1)
         if left.numel():
             part = problem.select(left)

@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from ._validation import (
     as_float_tensor,
+    check_bool,
     check_choice,
     check_finite,
     check_number,
@@ -53,6 +54,8 @@ class ORGaNICsDEQ(nn.Module):
         tol: Largest relative residual of a solved circuit.
         max_iter: Iterations of the solver; None is its default.
         on_failure: ``"error"``, ``"warn"`` or ``"ignore"``; see :meth:`Circuit.steady_state`.
+        check_stability: Check at every call that the steady states are stable; see
+            :meth:`Circuit.steady_state`.
         device: Device of the parameters.
         dtype: Floating-point type of the parameters. The steady state is solved in float32 at
             least.
@@ -90,6 +93,7 @@ class ORGaNICsDEQ(nn.Module):
         tol: float = 1e-6,
         max_iter: int | None = None,
         on_failure: str = "warn",
+        check_stability: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -98,14 +102,12 @@ class ORGaNICsDEQ(nn.Module):
         self.hidden_size = check_positive_int("hidden_size", hidden_size)
         self.recurrence = check_choice("recurrence", recurrence, _RECURRENCES)
         self.input_gain = check_choice("input_gain", input_gain, _INPUT_GAINS)
-        self.normalize_drive = normalize_drive
-        self.learn_semisaturation = learn_semisaturation
+        self.normalize_drive = check_bool("normalize_drive", normalize_drive)
+        self.learn_semisaturation = check_bool("learn_semisaturation", learn_semisaturation)
         self.exponent = check_number("exponent", exponent, low=1.0, high=64.0)
-        self.rectified = rectified
+        self.rectified = check_bool("rectified", rectified)
+        self.check_stability = check_bool("check_stability", check_stability)
         self.max_singular_value = check_number("max_singular_value", max_singular_value, low=1.0)
-        for name in ("normalize_drive", "learn_semisaturation", "rectified"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name}: got {getattr(self, name)!r}, expected a bool")
         check_solve_options(solver, tol, max_iter, on_failure)
         self.solver, self.tol, self.max_iter, self.on_failure = solver, tol, max_iter, on_failure
         self._initial_semisaturation = check_number(
@@ -202,7 +204,9 @@ class ORGaNICsDEQ(nn.Module):
     @torch.compiler.disable(recursive=True)
     def steady_state(self, x: Tensor) -> SteadyState:
         """Steady states for inputs ``x`` of shape ``(*, input_size)``, with their diagnostics."""
-        return self.circuit(x).steady_state(self.solver, self.tol, self.max_iter, self.on_failure)
+        return self.circuit(x).steady_state(
+            self.solver, self.tol, self.max_iter, self.on_failure, self.check_stability
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Firing rates ``(*, hidden_size)`` of the principal neurons for ``x`` ``(*, input_size)``.

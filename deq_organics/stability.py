@@ -9,7 +9,7 @@ from torch import Tensor
 from . import equations
 from .circuit import Circuit
 from .layer import ORGaNICsDEQ
-from .solvers.spectrum import eigenvalues
+from .solvers.spectrum import leading_eigenvalues
 from .steady_state import SteadyState
 
 __all__ = ["Certificate", "StabilityReport", "check_stability", "m_matrix_certificate"]
@@ -88,10 +88,7 @@ def check_stability(
         found.shape, complex(torch.nan, torch.nan), dtype=torch.complex128, device=y.device
     )
     rows = found.nonzero().squeeze(-1)
-    spectrum = eigenvalues(problem.select(rows), y[rows], a[rows])
-    first = spectrum.real.argmax(-1, keepdim=True)
-    chosen = spectrum.gather(-1, first).squeeze(-1)
-    leading[rows] = torch.complex(chosen.real, chosen.imag.abs())
+    leading[rows] = leading_eigenvalues(problem.select(rows), y[rows], a[rows])
     leading = leading.reshape(shape)
     return StabilityReport(leading, leading.real < 0, -leading.real)
 

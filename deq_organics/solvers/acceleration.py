@@ -18,44 +18,46 @@ class SecantAccelerator:
     def __init__(self, depth: int) -> None:
         self.depth = depth
         self._count = 0
-        self._last: tuple[Tensor, Tensor] | None = None
-        self._residuals: Tensor
-        self._steps: Tensor
+        # Rows (r, x + r), side by side so that one product serves both: the last one, and the
+        # basis (B, depth, 2n) of their differences, orthonormal in the first half.
+        self._last: Tensor | None = None
+        self._basis: Tensor
 
     def propose(self, x: Tensor, residual: Tensor) -> Tensor:
         """The next iterate from ``x`` and its residual ``g(x) - x``, both ``(B, n)``."""
+        target = x + residual
+        pair = torch.cat([residual, target], -1)
         if self._last is None:
-            size = (x.shape[0], self.depth, x.shape[1])
-            self._residuals, self._steps = x.new_zeros(size), x.new_zeros(size)
+            self._basis = x.new_zeros(x.shape[0], self.depth, 2 * x.shape[1])
         else:
-            self._remember(x - self._last[0], residual - self._last[1])
-        self._last = (x, residual)
+            self._remember(pair - self._last)
+        self._last = pair
         if self._count == 0:
-            return x + residual
-        used = min(self._count, self.depth)
-        basis, steps = self._residuals[:, :used], self._steps[:, :used]
-        weight = torch.bmm(basis, residual.unsqueeze(-1)).mT
-        return x + residual - torch.bmm(weight, basis + steps).squeeze(1)
+            return target
+        basis = self._basis[:, : min(self._count, self.depth)]
+        weight = _products(basis, residual)
+        return torch.baddbmm(target.unsqueeze(1), weight, basis[..., x.shape[1] :], alpha=-1)[:, 0]
 
     def select(self, keep: Tensor) -> None:
         """Go on with the samples that the mask ``keep`` of shape ``(B,)`` chooses."""
         if self._last is not None:
-            self._last = (self._last[0][keep], self._last[1][keep])
-            self._residuals, self._steps = self._residuals[keep], self._steps[keep]
+            self._last, self._basis = self._last[keep], self._basis[keep]
 
-    def _remember(self, step: Tensor, difference: Tensor) -> None:
-        used = min(self._count, self.depth)
-        length = difference.norm(dim=-1, keepdim=True)
-        if used:
-            basis, steps = self._residuals[:, :used], self._steps[:, :used]
-            overlap = torch.bmm(basis, difference.unsqueeze(-1)).mT
-            difference = difference - torch.bmm(overlap, basis).squeeze(1)
-            step = step - torch.bmm(overlap, steps).squeeze(1)
-        norm = difference.norm(dim=-1, keepdim=True)
+    def _remember(self, difference: Tensor) -> None:
+        n = difference.shape[-1] // 2
+        length = difference[:, :n].norm(dim=-1, keepdim=True)
+        if self._count:
+            basis = self._basis[:, : min(self._count, self.depth)]
+            overlap = _products(basis, difference[:, :n])
+            difference = torch.baddbmm(difference.unsqueeze(1), overlap, basis, alpha=-1)[:, 0]
+        norm = difference[:, :n].norm(dim=-1, keepdim=True)
         # A difference that the basis already spans is rounding noise: it must not steer a step.
-        useful = norm > 1e3 * torch.finfo(step.dtype).eps * length
-        scale = torch.where(useful, norm.reciprocal(), 0.0)
-        slot = self._count % self.depth
-        self._residuals[:, slot] = torch.where(useful, difference * scale, 0.0)
-        self._steps[:, slot] = torch.where(useful, step * scale, 0.0)
+        useful = norm > 1e3 * torch.finfo(norm.dtype).eps * length
+        scaled = difference * norm.reciprocal()
+        self._basis[:, self._count % self.depth] = torch.where(useful, scaled, 0.0)
         self._count += 1
+
+
+def _products(basis: Tensor, vector: Tensor) -> Tensor:
+    """Scalar products ``(B, 1, k)`` of ``vector`` ``(B, n)`` with the basis' first halves."""
+    return (basis[..., : vector.shape[-1]] * vector.unsqueeze(1)).sum(-1).unsqueeze(1)

@@ -40,7 +40,9 @@ def solve_closed_form(problem: Problem) -> Solution:
     return Solution(y, a, problem.relative_residual(y, a), steps, torch.zeros_like(steps))
 
 
-def solve_auto(problem: Problem, tol: float, max_iter: int) -> Solution:
+def solve_auto(
+    problem: Problem, tol: float, max_iter: int, check_stability: bool = True
+) -> Solution:
     """Find a stable steady state of every circuit that has one within reach.
 
     The fast iteration solves almost every circuit. What it leaves unsolved, or solves at an
@@ -50,9 +52,10 @@ def solve_auto(problem: Problem, tol: float, max_iter: int) -> Solution:
     if has_identity_recurrence(problem):
         return solve_closed_form(problem)
     solution = solve_normalized(problem, tol, max_iter)
-    solved = solution.status == Status.CONVERGED
-    stable = is_stable(problem, solution.y, solution.a, solved)
-    left = (~stable).nonzero().squeeze(-1)
+    good = solution.status == Status.CONVERGED
+    if check_stability:
+        good = is_stable(problem, solution.y, solution.a, good)
+    left = (~good).nonzero().squeeze(-1)
     if left.numel():
         chunk = max(1, _ENTRIES_AT_A_TIME // (2 * problem.input_drive.shape[-1]) ** 2)
         for index in left.split(chunk):
@@ -68,7 +71,9 @@ def solve_auto(problem: Problem, tol: float, max_iter: int) -> Solution:
 
 def _rescue(problem: Problem, first: Solution, tol: float) -> Solution:
     """Newton from the fast iteration's end, then the dynamics from rest, then Newton again."""
-    y, a = first.y.double(), first.a.double()
+    finite = (torch.isfinite(first.y) & torch.isfinite(first.a)).all(-1, keepdim=True)
+    y = torch.where(finite, first.y.double(), 0.0)
+    a = torch.where(finite, first.a.double(), problem.semisaturation)
     best = Solution(y, a, first.residual.double(), first.iterations, first.status)
     found_unstable = first.status == Status.CONVERGED
     unsolved = (~found_unstable).nonzero().squeeze(-1)
