@@ -18,7 +18,12 @@ from .solvers import Problem
 from .solvers.acceleration import SecantAccelerator
 from .solvers.normalized import reference_gain, reference_inverse
 
-__all__ = ["adjoint_residual", "solve_adjoint_dense", "solve_adjoint_iteratively"]
+__all__ = [
+    "adjoint_residual",
+    "solve_adjoint_dense",
+    "solve_adjoint_identity",
+    "solve_adjoint_iteratively",
+]
 
 _DEPTH = 6
 _MAX_ITER = 60
@@ -29,6 +34,18 @@ def solve_adjoint_dense(problem: Problem, y: Tensor, a: Tensor, g: Tensor) -> Te
     jacobian = problem.jacobian(y, a, unit_tau=True)
     solution: Tensor = torch.linalg.solve_ex(jacobian.mT, -g)[0]
     return solution
+
+
+def solve_adjoint_identity(problem: Problem, y: Tensor, a: Tensor, g: Tensor) -> Tensor:
+    """``lambda`` of shape ``(B, 2n)`` in closed form, for ``Wr = I``; differentiable."""
+    lin = equations.linearize(y, a, None, problem.exponent, problem.rectified)
+    g_y, g_a = g.chunk(2, -1)
+    active = equations.drive(y, problem.rectified) / (problem.exponent * a)
+    omega = _transposed(problem.normalization_weight, g_a - active * g_y)
+    gain = lin.gain if lin.slope is None else lin.slope * lin.gain
+    adjoint_y = (g_y + lin.excitation * omega) / (1.0 - gain)
+    adjoint_a = g_a - lin.inhibition * adjoint_y + lin.pool * omega
+    return torch.cat([adjoint_y, adjoint_a], -1)
 
 
 def adjoint_residual(problem: Problem, y: Tensor, a: Tensor, adjoint: Tensor, g: Tensor) -> Tensor:

@@ -13,9 +13,15 @@ from torch import Tensor
 
 from . import equations
 from ._validation import check_finite, is_transformed, physical
-from .adjoint import adjoint_residual, solve_adjoint_dense, solve_adjoint_iteratively
+from .adjoint import (
+    adjoint_residual,
+    solve_adjoint_dense,
+    solve_adjoint_identity,
+    solve_adjoint_iteratively,
+)
 from .errors import AdjointWarning, SteadyStateError
 from .solvers import Problem, Status, solve
+from .solvers.auto import has_identity_recurrence
 
 __all__ = ["SolveOptions", "steady_state_function"]
 
@@ -182,8 +188,13 @@ def _solve_adjoint(
 ) -> Tensor:
     """The adjoint of every sample: iteratively, else densely; failures are never silent."""
     accepted = _accepted_error(options, g)
-    if torch.is_grad_enabled() or is_transformed(g):
-        # For a higher derivative or under vmap: the dense solve has no loop and differentiates.
+    second_order = torch.is_grad_enabled()
+    if problem.recurrent_weight is None or (
+        not second_order and not is_transformed(g) and has_identity_recurrence(problem)
+    ):
+        return solve_adjoint_identity(problem, y, a, g)
+    if second_order or is_transformed(g):
+        # The dense solve has no loop that depends on values, and differentiates.
         adjoint = solve_adjoint_dense(problem, y, a, g)
         error = adjoint_residual(problem, y, a, adjoint, g)
     else:

@@ -8,7 +8,13 @@ is refused: an assigned weight is never changed silently.
 import torch
 from torch import Tensor, nn
 
-from ._validation import as_float_tensor, check_finite, check_number, check_positive
+from ._validation import (
+    as_float_tensor,
+    check_finite,
+    check_number,
+    check_positive,
+    is_transformed,
+)
 
 __all__ = ["Nonnegative", "Positive", "SingularValueBound", "UnitInterval"]
 
@@ -28,6 +34,11 @@ class SingularValueBound(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """``weight * min(1, bound / sigma_max(weight))``."""
+        if not is_transformed(weight) and not torch.compiler.is_compiling():
+            rows, columns = weight.detach().abs().sum(-1), weight.detach().abs().sum(-2)
+            if bool((rows.amax(-1) * columns.amax(-1) <= self.bound**2).all()):
+                # Hoelder's inequality proves the bound: no singular value is needed.
+                return weight
         largest = _largest_singular_value(weight)
         return weight * (self.bound / largest.clamp_min(self.bound))
 

@@ -17,14 +17,16 @@ _SEED = 104729
 
 
 def arnoldi_leading_eigenvalues(
-    problem: Problem, y: Tensor, a: Tensor, dimension: int
+    problem: Problem, y: Tensor, a: Tensor, dimension: int, start: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Eigenvalues with the largest real part, complex ``(B,)``, and their residuals ``(B,)``.
+
+    The Krylov space starts from ``start`` ``(B, 2n)``, or from a fixed random vector.
 
     The residual of an eigenvalue is that of its unit Ritz vector, infinite where it is unknown.
     ``2n`` must exceed ``dimension``.
     """
-    hessenberg = _arnoldi(problem, y, a, dimension)
+    hessenberg = _arnoldi(problem, y, a, dimension, start)
     square, last = hessenberg[:, :-1], hessenberg[:, -1, -1]
     ritz = torch.linalg.eigvals(square)
     leading = ritz.gather(-1, ritz.real.argmax(-1, keepdim=True)).squeeze(-1)
@@ -32,22 +34,25 @@ def arnoldi_leading_eigenvalues(
     shift = leading * (1.0 + 8.0 * torch.finfo(y.dtype).eps)
     identity = torch.eye(dimension, dtype=ritz.dtype, device=ritz.device)
     shifted = square.to(ritz.dtype) - shift[:, None, None] * identity
-    start = torch.ones(dimension, dtype=ritz.dtype, device=ritz.device).expand(y.shape[0], -1)
-    vector, info = torch.linalg.solve_ex(shifted, start)
+    ones = torch.ones(dimension, dtype=ritz.dtype, device=ritz.device).expand(y.shape[0], -1)
+    vector, info = torch.linalg.solve_ex(shifted, ones)
     residual = last.abs() * vector[:, -1].abs() / vector.norm(dim=-1)
     known = (info == 0) & torch.isfinite(residual) & torch.isfinite(leading.real)
     return leading, torch.where(known, residual, torch.inf)
 
 
-def _arnoldi(problem: Problem, y: Tensor, a: Tensor, dimension: int) -> Tensor:
+def _arnoldi(
+    problem: Problem, y: Tensor, a: Tensor, dimension: int, start: Tensor | None
+) -> Tensor:
     """Hessenberg matrices ``(B, m + 1, m)`` of the Jacobians, ``m = dimension``."""
     lin = equations.linearize(y, a, problem.recurrent_weight, problem.exponent, problem.rectified)
     size, n = y.shape
-    generator = torch.Generator().manual_seed(_SEED)
-    start = torch.randn(2 * n, generator=generator, dtype=torch.float64).to(y)
+    if start is None:
+        generator = torch.Generator().manual_seed(_SEED)
+        start = torch.randn(1, 2 * n, generator=generator, dtype=torch.float64).to(y)
     basis = y.new_zeros(size, dimension + 1, 2 * n)
     hessenberg = y.new_zeros(size, dimension + 1, dimension)
-    basis[:, 0] = start / start.norm()
+    basis[:, 0] = start / start.norm(dim=-1, keepdim=True)
     for step in range(dimension):
         p, q = basis[:, step].chunk(2, -1)
         inner = p if lin.slope is None else lin.slope * p

@@ -14,14 +14,17 @@ __all__ = ["is_stable", "leading_eigenvalues"]
 # A perturbation that shrinks to _DECAY of its length proves stability but for a chance of about
 # sqrt(2n) * _DECAY that it started without the unstable direction.
 _DECAY = 1e-6
+# The same for what is left of it without its dominant pair of modes, which are known by then.
+_PAIR_DECAY = 1e-5
 _GROWTH = 1e3
-_PROBE_CYCLES = 10
+_PROBE_CYCLES = 12
+_PATIENCE = 6
 _SEED = 7919
 _CIRCUITS_AT_A_TIME = 128
 # Dimensions of the Krylov space for the eigenvalue itself (residual at rounding) and for no more
 # than the sign of its real part (residual far below that).
 _EXACT_DIMENSION, _EXACT_RESIDUAL = 40, 1e-11
-_SIGN_DIMENSION, _SIGN_RESIDUAL = 24, 1e-3
+_SIGN_DIMENSION, _SIGN_RESIDUAL = 10, 1e-2
 # Roots of the polynomial in units of the fastest rate: -1.2 and -0.64 +- 0.6i. A pair whose
 # real part is at least its imaginary part cannot shrink a mode with nonnegative real part.
 _REAL_ROOT = 1.2
@@ -79,20 +82,20 @@ def is_stable(problem: Problem, y: Tensor, a: Tensor, candidates: Tensor) -> Ten
         return verdict
     everyone = index.numel() == problem.batch_size
     part = problem if everyone else problem.select(index)
-    stable, undecided = _probe(part, *((y, a) if everyone else (y[index], a[index])))
+    stable, undecided, perturbation = _probe(part, *((y, a) if everyone else (y[index], a[index])))
     rows = undecided.nonzero().squeeze(-1)
     if rows.numel():
         where = index[rows]
-        stable[rows] = _is_negative(part.select(rows), y[where], a[where])
+        stable[rows] = _is_negative(part.select(rows), y[where], a[where], perturbation[rows])
     verdict[index] = stable
     return verdict
 
 
-def _is_negative(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
+def _is_negative(problem: Problem, y: Tensor, a: Tensor, start: Tensor) -> Tensor:
     """Whether the leading eigenvalue's real part is negative, ``(B,)``."""
     if y.shape[-1] < _EXACT_DIMENSION:
         return leading_eigenvalues(problem, y, a).real < 0
-    leading, residual = arnoldi_leading_eigenvalues(problem, y, a, _SIGN_DIMENSION)
+    leading, residual = arnoldi_leading_eigenvalues(problem, y, a, _SIGN_DIMENSION, start)
     negative = leading.real < 0
     doubtful = (~(residual <= _SIGN_RESIDUAL * leading.real.abs())).nonzero().squeeze(-1)
     if doubtful.numel():
@@ -101,8 +104,8 @@ def _is_negative(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
     return negative
 
 
-def _probe(problem: Problem, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """Masks ``(B,)``: proved stable by decay, and undecided."""
+def _probe(problem: Problem, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks ``(B,)``, proved stable by decay and undecided, and the perturbation ``(B, 2n)``."""
     lin = equations.linearize(y, a, problem.recurrent_weight, problem.exponent, problem.rectified)
     fastest = torch.maximum(
         (lin.gain.abs().clamp_min(1.0) / problem.tau_y).amax(-1), (1.0 / problem.tau_a).amax(-1)
@@ -118,22 +121,53 @@ def _probe(problem: Problem, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
             scale_a * (pool - q),
         )
 
-    generator = torch.Generator().manual_seed(_SEED)
-    start = torch.randn(2, 1, y.shape[-1], generator=generator, dtype=torch.float64).to(y)
-    p, q = start[0].expand_as(y), start[1].expand_as(y)
-    first = (p.square().sum(-1) + q.square().sum(-1)).sqrt()
-    stable = torch.zeros(y.shape[0], dtype=torch.bool, device=y.device)
-    going = ~stable
-    for _ in range(_PROBE_CYCLES):
+    def cycle(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         flow_p, flow_q = flow(p, q)
         p, q = p + flow_p / _REAL_ROOT, q + flow_q / _REAL_ROOT
         flow_p, flow_q = flow(p, q)
         second_p, second_q = flow(flow_p, flow_q)
-        p = p + (2.0 * _PAIR_REAL * flow_p + second_p) / _PAIR_SQUARED
-        q = q + (2.0 * _PAIR_REAL * flow_q + second_q) / _PAIR_SQUARED
-        length = (p.square().sum(-1) + q.square().sum(-1)).sqrt() / first
+        return (
+            p + (2.0 * _PAIR_REAL * flow_p + second_p) / _PAIR_SQUARED,
+            q + (2.0 * _PAIR_REAL * flow_q + second_q) / _PAIR_SQUARED,
+        )
+
+    generator = torch.Generator().manual_seed(_SEED)
+    start = torch.randn(2, 1, y.shape[-1], generator=generator, dtype=torch.float64).to(y)
+    p, q = start[0].expand_as(y), start[1].expand_as(y)
+    first = start.norm()
+    stable = torch.zeros(y.shape[0], dtype=torch.bool, device=y.device)
+    going = ~stable
+    history = [torch.cat([p, q], -1)]
+    for number in range(1, _PROBE_CYCLES + 1):
+        p, q = cycle(p, q)
+        history = [*history[-2:], torch.cat([p, q], -1)]
+        length = history[-1].norm(dim=-1) / first
         stable |= going & (length <= _DECAY)
-        going = going & (length > _DECAY) & (length < _GROWTH)
+        if len(history) == 3:
+            radius, rest = _dominant_pair(*history)
+            stable |= going & (radius < 1) & (rest <= _PAIR_DECAY * first)
+        if number >= _PATIENCE:
+            # Too slow to get there within the cycles that are left: the eigenvalue is cheaper.
+            going = going & (length <= _DECAY ** (number / _PROBE_CYCLES))
+        going = going & ~stable & (length < _GROWTH)
         if not going.any():
             break
-    return stable, ~stable
+    return stable, ~stable, history[-1]
+
+
+def _dominant_pair(x0: Tensor, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
+    """The modes that dominate three successive iterates ``(B, 2n)``: modulus, and what is left.
+
+    Fits ``x2 = alpha x1 + beta x0``. The roots of ``z^2 - alpha z - beta`` are the factors by which
+    the dominant pair of modes grows; the rest of the fit is free of that pair.
+    """
+    aa, ab, bb = (x1 * x1).sum(-1), (x1 * x0).sum(-1), (x0 * x0).sum(-1)
+    ca, cb = (x2 * x1).sum(-1), (x2 * x0).sum(-1)
+    determinant = aa * bb - ab * ab
+    alpha = (ca * bb - cb * ab) / determinant
+    beta = (cb * aa - ca * ab) / determinant
+    rest = (x2 - alpha.unsqueeze(-1) * x1 - beta.unsqueeze(-1) * x0).norm(dim=-1)
+    discriminant = alpha.square() + 4.0 * beta
+    real = 0.5 * (alpha.abs() + discriminant.clamp_min(0.0).sqrt())
+    radius = torch.where(discriminant < 0, beta.abs().sqrt(), real)
+    return radius, rest

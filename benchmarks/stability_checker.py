@@ -1,0 +1,85 @@
+"""How fast is ``check_stability``, and does it agree with dense eigenvalues?
+
+Circuits of 80 neurons of each type that share their weights, as a layer's do (Wr and W as in
+``static_layer.py``'s stand-in for trained weights, inputs random). Timed: ``check_stability`` of
+all samples at their steady states, which are solved for beforehand. Checked: the leading eigenvalue
+of a subset against ``numpy.linalg.eigvals`` of the Jacobian in float64.
+
+    python benchmarks/stability_checker.py [--samples 10000] [--out stability_checker.json]
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from _layer import synthetic_layer
+from _output import machine, save_json
+
+from deq_organics import check_stability
+
+
+@dataclass(frozen=True)
+class Options:
+    samples: int = 10_000
+    hidden_size: int = 80
+    compared: int = 200
+    """Samples whose leading eigenvalue is compared with numpy's."""
+    threads: int | None = None
+    """Threads of torch; its own default if left out."""
+    seed: int = 0
+    out: Path | None = None
+    """JSON file for the figures."""
+
+
+def main(options: Options) -> None:
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    facts = machine()
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    layer, inputs = synthetic_layer(options.hidden_size, options.samples, options.seed)
+    layer, inputs = layer.double(), inputs.double()
+    layer.tol = 1e-10
+    with torch.no_grad():
+        circuit = layer.circuit(inputs)
+        state = circuit.steady_state(tol=layer.tol, on_failure="ignore")
+    start = time.perf_counter()
+    report = check_stability(circuit, state)
+    seconds = time.perf_counter() - start
+
+    found = state.converged.nonzero().squeeze(-1)
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(options.seed))
+    rows = found[order[: options.compared]]
+    with torch.no_grad():
+        part = layer.circuit(inputs[rows])
+        spectra = np.linalg.eigvals(part.jacobian(state.y[rows], state.a[rows]).numpy())
+    reported = report.leading_eigenvalue[rows].numpy()
+    real_error = np.abs(spectra.real.max(-1) - reported.real).max()
+    # Of eigenvalues with almost equal real parts either may lead: compare with the nearest one.
+    nearest = np.minimum(
+        np.abs(spectra - reported[:, None]).min(-1),
+        np.abs(spectra - reported.conj()[:, None]).min(-1),
+    ).max()
+
+    print(report)
+    print(
+        f"{options.samples:,} samples, n = {options.hidden_size}: {seconds:.2f} s; "
+        f"largest deviation from numpy on {len(rows)}: real part {real_error:.2e}, "
+        f"eigenvalue {nearest:.2e}"
+    )
+    record = {
+        "benchmark": "stability_checker",
+        "machine": facts,
+        "options": {key: value for key, value in asdict(options).items() if key != "out"},
+        "seconds": seconds,
+        "deviation_of_real_part": float(real_error),
+        "deviation_of_eigenvalue": float(nearest),
+        "stable_fraction": float(report.stable.double().mean()),
+    }
+    save_json(options.out, record)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
