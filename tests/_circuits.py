@@ -1,0 +1,50 @@
+"""Random circuits by the distribution of the paper's experiments."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DOUBLE = torch.float64
+MODELS = [(m, rectified) for m in (1.5, 2.0, 3.0) for rectified in (False, True)]
+RECURRENCES = ("identity", "shared", "per-circuit")
+
+
+def random_parameters(
+    batch: tuple[int, ...] = (4,),
+    n: int = 3,
+    *,
+    recurrence: str = "shared",
+    exponent: float = 2.0,
+    rectified: bool = False,
+    shared: bool = True,
+    singular_value: float = 1.0,
+    dtype: torch.dtype = DOUBLE,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Arguments of `Circuit`: b0, b, sigma and W uniform in (0, 1), |z| = 1, Wr Gaussian."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=DOUBLE)
+
+    def gaussian(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=DOUBLE)
+
+    z = gaussian(*batch, n)
+    z = z / z.norm(dim=-1, keepdim=True)
+    if rectified:
+        z = z.abs()
+    lead = () if shared else batch
+    wr = None
+    if recurrence != "identity":
+        wr = gaussian(*(batch if recurrence == "per-circuit" else lead), n, n)
+        wr = singular_value * wr / torch.linalg.matrix_norm(wr, 2, keepdim=True)
+    tensors = {
+        "input_drive": uniform(*batch, n) * z,
+        "semisaturation": (uniform(*lead, n) * uniform(*lead, n)).pow(exponent),
+        "recurrent_weight": wr,
+        "normalization_weight": uniform(*lead, n, n),
+    }
+    cast = {name: None if value is None else value.to(dtype) for name, value in tensors.items()}
+    return {**cast, "exponent": exponent, "rectified": rectified}

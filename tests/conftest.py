@@ -1,0 +1,52 @@
+"""Fixtures for the tests of the core."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from _circuits import DOUBLE, random_parameters
+from torch import Tensor
+
+from deq_organics import Circuit
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def parameters() -> Callable[..., dict[str, Any]]:
+    """Factory of a random circuit's arguments."""
+    return random_parameters
+
+
+@pytest.fixture
+def circuit() -> Callable[..., Circuit]:
+    """Factory of random circuits."""
+    return lambda *args, **options: Circuit(**random_parameters(*args, **options))
+
+
+@pytest.fixture
+def counterexample() -> Callable[..., Circuit]:
+    """A circuit without a stable fixed point: n = 1, wr = -1, d = w = 1, c = 1/2."""
+
+    def build(batch: int = 1, dtype: torch.dtype = DOUBLE) -> Circuit:
+        one = torch.ones(1, 1, dtype=dtype)
+        return Circuit(one.expand(batch, 1).clone(), 0.5, -one, one)
+
+    return build
+
+
+@pytest.fixture
+def any_state() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Factory of states that are no fixed points, with ``a > 0``."""
+
+    def build(circuit: Circuit, seed: int = 1) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (*circuit.batch_shape, circuit.n)
+        y = torch.randn(shape, generator=generator, dtype=circuit.input_drive.dtype)
+        a = torch.rand(shape, generator=generator, dtype=circuit.input_drive.dtype) + 0.1
+        return y, a
+
+    return build

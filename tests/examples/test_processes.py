@@ -1,0 +1,132 @@
+"""Runs that are killed or spread over processes, as processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LIMIT = 256
+STEPS_AN_EPOCH = 4
+
+KILLED_IN_AN_EPOCH = """
+import os, signal
+from torch.optim.swa_utils import AveragedModel
+update, updates = AveragedModel.update_parameters, []
+def killing_update(self, model):
+    update(self, model)
+    updates.append(model)
+    if len(updates) == {count}:
+        os.kill(os.getpid(), signal.SIGKILL)
+AveragedModel.update_parameters = killing_update
+"""
+
+KILLED_IN_A_WRITE = """
+import os, signal
+sync, files = os.fsync, []
+def killing_sync(file):
+    sync(file)
+    files.append(file)
+    if len(files) == {count}:
+        os.ftruncate(file, os.fstat(file).st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+os.fsync = killing_sync
+"""
+
+RUN = """
+import sys
+import static_mnist
+from _errors import run_example
+sys.exit(run_example(static_mnist.main))
+"""
+
+
+def start(out: Path, images: Path, *arguments: str, before: str = "") -> subprocess.Popen[str]:
+    """Starts the example in a process of its own, with one thread."""
+    options = ["--model", "50:50", "--epochs", "3", "--limit", str(LIMIT), *arguments]
+    folders = ["--data", str(images), "--out", str(out)]
+    return subprocess.Popen(
+        [sys.executable, "-c", before + RUN, *options, *folders],
+        cwd=EXAMPLES,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, shared_images: Path) -> dict[str, Path]:
+    """The folders of an undisturbed run, and of two that were killed and have been resumed."""
+    base = tmp_path_factory.mktemp("runs")
+    kills = {
+        "undisturbed": "",
+        "killed in an epoch": KILLED_IN_AN_EPOCH.format(count=STEPS_AN_EPOCH + 2),
+        "killed in a write": KILLED_IN_A_WRITE.format(count=3),
+    }
+    folders = {name: base / name for name in kills}
+    started = {
+        name: start(folders[name], shared_images, before=kill) for name, kill in kills.items()
+    }
+    for name, process in started.items():
+        output, _ = process.communicate(timeout=600)
+        expected = 0 if name == "undisturbed" else -signal.SIGKILL
+        assert process.returncode == expected, output
+    assert (folders["killed in an epoch"] / "checkpoint-000001.pt").exists()
+    assert (folders["killed in a write"] / "checkpoint-000002.pt.tmp").exists()
+    resumed = [
+        start(folder, shared_images, "--resume")
+        for name, folder in folders.items()
+        if name != "undisturbed"
+    ]
+    for process in resumed:
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+        assert "after epoch 1 of 3" in output
+    return folders
+
+
+@pytest.mark.parametrize("kill", ["killed in an epoch", "killed in a write"])
+def test_a_resumed_run_ends_bit_for_bit_as_an_undisturbed_one(
+    runs: dict[str, Path], kill: str
+) -> None:
+    expected, found = runs["undisturbed"], runs[kill]
+    name = "model.safetensors"
+    assert (found / name).read_bytes() == (expected / name).read_bytes()
+    last = [
+        torch.load(folder / "checkpoint-000003.pt", weights_only=True)
+        for folder in (expected, found)
+    ]
+    for part in ("model", "average"):
+        for key, value in last[0][part].items():
+            assert torch.equal(value, last[1][part][key]), key
+    for index, state in last[0]["optimizer"]["state"].items():
+        for key, value in state.items():
+            assert torch.equal(value, last[1]["optimizer"]["state"][index][key]), (index, key)
+    histories = [
+        json.loads((folder / "metrics.json").read_text())["history"] for folder in (expected, found)
+    ]
+    assert histories[0] == histories[1]
+
+
+def test_two_processes_train_together(tmp_path: Path, shared_images: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    options = ["--epochs", "1", "--limit", "512", "--device", "cpu"]
+    folders = ["--data", str(shared_images), "--out", str(tmp_path / "run")]
+    finished = subprocess.run(
+        [*launcher, "--standalone", str(EXAMPLES / "static_mnist.py"), *options, *folders],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("epoch 1/1") == 1
+    assert finished.stdout.count("test accuracy") == 1
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["processes"] == 2

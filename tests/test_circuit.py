@@ -1,0 +1,130 @@
+"""The circuit as a value: shapes that broadcast, numbers for tensors, precision, copies."""
+
+import copy
+import dataclasses
+import pickle
+
+import pytest
+import torch
+from _circuits import DOUBLE
+
+from deq_organics import Circuit
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 3)])
+@pytest.mark.parametrize("recurrence", ["identity", "shared", "per-circuit"])
+def test_leading_dimensions(circuit, any_state, batch, recurrence):
+    value = circuit(batch, 4, recurrence=recurrence)
+    assert value.batch_shape == batch
+    assert value.n == 4
+    y, a = any_state(value)
+    for part in value.vector_field(y, a):
+        assert part.shape == (*batch, 4)
+    assert value.jacobian(y, a).shape == (*batch, 8, 8)
+    state = value.steady_state()
+    assert state.y.shape == state.a.shape == state.rates.shape == (*batch, 4)
+    for diagnostic in (state.converged, state.residual, state.iterations, state.status):
+        assert diagnostic.shape == batch
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("semisaturation", (5, 1, 3)),
+        ("semisaturation", (1,)),
+        ("semisaturation", ()),
+        ("tau_y", (5, 1, 3)),
+        ("tau_a", (4, 3)),
+        ("tau_a", (5, 1, 1)),
+        ("recurrent_weight", (5, 1, 3, 3)),
+        ("recurrent_weight", (1, 3, 3)),
+        ("normalization_weight", (4, 3, 3)),
+        ("normalization_weight", (5, 1, 3, 3)),
+    ],
+)
+def test_each_tensor_broadcasts(parameters, name, shape):
+    """One circuit of the broadcast batch answers as it does alone."""
+    generator = torch.Generator().manual_seed(3)
+    value = 0.3 + 0.1 * torch.rand(shape, generator=generator, dtype=DOUBLE)
+    arguments = {**parameters((4,), 3), "tau_y": 1.0, "tau_a": 2.0, name: value}
+    batch = Circuit(**arguments)
+    state = batch.steady_state(tol=1e-12)
+    core = 2 if name.endswith("weight") else 1
+    expected = torch.broadcast_shapes((4,), shape[:-core])
+    assert batch.batch_shape == expected
+    assert state.converged.all()
+    last = value.expand(*expected, *value.shape[-core:]).reshape(-1, *value.shape[-core:])[-1]
+    alone = Circuit(
+        **{**arguments, "input_drive": arguments["input_drive"][-1], name: last}
+    ).steady_state(tol=1e-12)
+    torch.testing.assert_close(state.y.reshape(-1, 3)[-1], alone.y)
+    torch.testing.assert_close(state.a.reshape(-1, 3)[-1], alone.a)
+
+
+def test_broadcast_weights_have_gradients_of_their_own_shape(parameters):
+    arguments = parameters((4,), 3)
+    leaves = {
+        "semisaturation": torch.full((1, 3), 0.4, dtype=DOUBLE, requires_grad=True),
+        "recurrent_weight": (0.5 * torch.eye(3, dtype=DOUBLE)[None]).requires_grad_(),
+        "normalization_weight": torch.full((2, 1, 3, 3), 0.2, dtype=DOUBLE, requires_grad=True),
+        "input_drive": arguments["input_drive"].requires_grad_(),
+    }
+    state = Circuit(**leaves).steady_state(tol=1e-12)
+    grads = torch.autograd.grad(state.rates.sum(), list(leaves.values()))
+    for leaf, grad in zip(leaves.values(), grads, strict=True):
+        assert grad.shape == leaf.shape
+        assert grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_becomes_single(parameters, dtype):
+    circuit = Circuit(**parameters(dtype=dtype))
+    assert circuit.input_drive.dtype == circuit.recurrent_weight.dtype == torch.float32
+    assert circuit.steady_state().y.dtype == torch.float32
+
+
+def test_precision_is_kept(circuit):
+    for dtype in (torch.float32, torch.float64):
+        state = circuit(dtype=dtype).steady_state()
+        assert state.y.dtype == state.a.dtype == state.residual.dtype == dtype
+        assert state.converged.dtype == torch.bool
+        assert state.status.dtype == state.iterations.dtype == torch.int64
+
+
+def test_it_is_immutable(circuit):
+    value = circuit()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        value.exponent = 3.0
+
+
+def test_copies_and_replacement(circuit):
+    value = circuit()
+    expected = value.steady_state()
+    for other in (copy.deepcopy(value), pickle.loads(pickle.dumps(value))):
+        assert torch.equal(other.steady_state().y, expected.y)
+    assert dataclasses.replace(value, exponent=3.0).exponent == 3.0
+    assert dataclasses.replace(value, recurrent_weight=None).closed_form()[0].shape == (4, 3)
+
+
+def test_closed_form_has_the_broadcast_shape(parameters):
+    arguments = parameters((4,), 3, recurrence="identity")
+    w = arguments.pop("normalization_weight").expand(2, 1, 3, 3)
+    y, a = Circuit(**arguments, normalization_weight=w).closed_form()
+    assert y.shape == a.shape == (2, 4, 3)
+
+
+def test_noncontiguous_tensors(parameters):
+    arguments = parameters((4,), 3)
+    strange = {
+        "input_drive": arguments["input_drive"].T.contiguous().T,
+        "recurrent_weight": arguments["recurrent_weight"].T.contiguous().T,
+    }
+    found, expected = Circuit(**{**arguments, **strange}), Circuit(**arguments)
+    torch.testing.assert_close(found.steady_state().y, expected.steady_state().y)
+
+
+def test_arguments_are_not_changed(parameters):
+    arguments = parameters((4,), 3)
+    before = {k: v.clone() for k, v in arguments.items() if isinstance(v, torch.Tensor)}
+    Circuit(**arguments).steady_state()
+    assert all(torch.equal(arguments[name], value) for name, value in before.items())

@@ -1,0 +1,344 @@
+"""Which circuits are solved, which are reported, and that neither ever looks like the other."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from _circuits import DOUBLE, MODELS, random_parameters
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
+
+from deq_organics import Circuit, Status, SteadyStateError, SteadyStateWarning
+
+
+def relative_residual(circuit, state):
+    """The larger of both equations' residuals, from the vector field alone."""
+    dy, da = circuit.vector_field(state.y, state.a)
+    dy, da = dy * circuit.tau_y, da * circuit.tau_a
+    scale = torch.maximum(state.y.norm(dim=-1), circuit.input_drive.norm(dim=-1))
+    return torch.maximum(
+        dy.norm(dim=-1) / scale.clamp_min(1e-300), da.norm(dim=-1) / state.a.norm(dim=-1)
+    )
+
+
+def largest_real_part(circuit, state):
+    jacobian = circuit.jacobian(state.y, state.a).detach().numpy()
+    return torch.from_numpy(np.linalg.eigvals(jacobian).real.max(-1))
+
+
+def settles(circuit, index, seconds=2000.0):
+    """Whether an independent stiff solver sees the trajectory from rest come to a stop."""
+    n = circuit.n
+    alone = [
+        None if t is None else t[index]
+        for t in (
+            circuit.input_drive,
+            circuit.semisaturation,
+            circuit.recurrent_weight,
+            circuit.normalization_weight,
+        )
+    ]
+    one = Circuit(*alone, exponent=circuit.exponent, rectified=circuit.rectified)
+
+    def flow(_, x):
+        dy, da = one.vector_field(torch.from_numpy(x[:n]), torch.from_numpy(x[n:]))
+        return torch.cat([dy, da]).numpy()
+
+    def diverges(_, x):
+        return 1e8 - np.abs(x).max()
+
+    diverges.terminal = True
+    start = np.concatenate([np.zeros(n), one.semisaturation.numpy()])
+    path = solve_ivp(flow, (0, seconds), start, "LSODA", rtol=1e-8, atol=1e-10, events=diverges)
+    last = path.y[:, -1]
+    return path.status == 0 and np.abs(flow(0, last)).max() < 1e-6 * max(1, np.abs(last).max())
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10])
+def test_every_random_circuit_is_solved_or_reported(circuit, n):
+    batch = circuit((2000,), n, recurrence="per-circuit", shared=False)
+    state = batch.steady_state(tol=1e-10, on_failure="ignore")
+    solved = state.converged
+    assert (relative_residual(batch, state)[solved] <= 1e-10).all()
+    assert (state.residual[solved] <= 1e-10).all()
+    assert (largest_real_part(batch, state)[solved] < 0).all()
+    assert (state.a > 0).all()
+    assert torch.equal(solved, state.status == Status.CONVERGED)
+    reported = (~solved).nonzero().squeeze(-1).tolist()
+    assert len(reported) < 20
+    for index in reported[:3]:
+        assert not settles(batch, index)
+
+
+@pytest.mark.parametrize(("exponent", "rectified"), MODELS)
+def test_other_models_are_solved_or_reported(circuit, exponent, rectified):
+    batch = circuit(
+        (300,), 4, recurrence="per-circuit", shared=False, exponent=exponent, rectified=rectified
+    )
+    state = batch.steady_state(tol=1e-10, on_failure="ignore")
+    solved = state.converged
+    assert solved.sum() >= 295
+    assert (relative_residual(batch, state)[solved] <= 1e-10).all()
+    assert (largest_real_part(batch, state)[solved] < 0).all()
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    n=st.integers(1, 6),
+    seed=st.integers(0, 10**6),
+    singular_value=st.floats(0.0, 4.0),
+    exponent=st.sampled_from([1.0, 1.5, 2.0, 3.0]),
+    rectified=st.booleans(),
+    log_tau=st.floats(-2.0, 2.0),
+)
+def test_converged_means_a_stable_fixed_point(
+    n, seed, singular_value, exponent, rectified, log_tau
+):
+    arguments = random_parameters(
+        (5,),
+        n,
+        recurrence="per-circuit",
+        shared=False,
+        seed=seed,
+        singular_value=singular_value,
+        exponent=exponent,
+        rectified=rectified,
+    )
+    circuit = Circuit(**arguments, tau_y=10.0**log_tau)
+    state = circuit.steady_state(tol=1e-9, on_failure="ignore")
+    solved = state.converged
+    # The last bits of a residual depend on the order of its sums.
+    assert (relative_residual(circuit, state)[solved] <= 1e-9 * (1 + 1e-6)).all()
+    assert (largest_real_part(circuit, state)[solved] < 0).all()
+    assert torch.isfinite(state.y).all()
+    assert torch.isfinite(state.a).all()
+    assert torch.isfinite(state.rates).all()
+
+
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), singular_value=st.floats(1.0, 4.0))
+def test_reported_circuits_do_not_settle(seed, singular_value):
+    circuit = Circuit(
+        **random_parameters(
+            (40,),
+            2,
+            recurrence="per-circuit",
+            shared=False,
+            seed=seed,
+            singular_value=singular_value,
+        )
+    )
+    state = circuit.steady_state(tol=1e-9, on_failure="ignore")
+    for index in (~state.converged).nonzero().squeeze(-1)[:1].tolist():
+        assert not settles(circuit, index, 300.0)
+
+
+class TestCounterexample:
+    """A circuit that Conjecture 5.3 calls stable and that is not."""
+
+    def test_error(self, counterexample):
+        with pytest.raises(SteadyStateError, match=r"1 of 1 circuits .*diverge"):
+            counterexample().steady_state(on_failure="error")
+
+    def test_warning_and_nan(self, counterexample):
+        with pytest.warns(SteadyStateWarning, match="2 of 2 circuits"):
+            state = counterexample(2).steady_state()
+        for part in (state.y, state.a, state.rates):
+            assert part.isnan().all()
+        assert not state.converged.any()
+
+    @pytest.mark.parametrize("solver", ["auto", "algorithm1"])
+    def test_silence_and_finite_numbers(self, counterexample, solver):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            state = counterexample(3).steady_state(solver, on_failure="ignore")
+        for part in (state.y, state.a, state.rates):
+            assert torch.isfinite(part).all()
+        assert not state.converged.any()
+        assert (state.status != Status.CONVERGED).all()
+
+    def test_status(self, counterexample):
+        state = counterexample().steady_state(on_failure="ignore")
+        assert state.status.tolist() == [Status.DIVERGED]
+        assert Status.DIVERGED.message in str(state)
+
+    def test_it_does_not_settle(self, counterexample):
+        batch = counterexample()
+        one = Circuit(
+            batch.input_drive,
+            torch.full((1, 1), 0.5, dtype=DOUBLE),
+            batch.recurrent_weight[None],
+            batch.normalization_weight[None],
+        )
+        assert not settles(one, 0)
+
+
+def test_only_the_bad_circuits_become_nan(parameters):
+    arguments = parameters((6,), 1)
+    drive = torch.full((6, 1), 0.1, dtype=DOUBLE)
+    drive[2] = 1.0
+    w, wr = torch.ones(1, 1, dtype=DOUBLE), -torch.ones(1, 1, dtype=DOUBLE)
+    bad = Circuit(
+        **{
+            **arguments,
+            "semisaturation": 0.5,
+            "input_drive": drive,
+            "recurrent_weight": wr,
+            "normalization_weight": w,
+        }
+    )
+    with pytest.warns(SteadyStateWarning, match="1 of 6 circuits"):
+        state = bad.steady_state()
+    good = torch.arange(6) != 2
+    assert torch.equal(state.converged, good)
+    assert torch.equal(state.y.isnan().squeeze(-1), ~good)
+
+
+@pytest.mark.parametrize("solver", ["auto", "algorithm1"])
+def test_a_bad_circuit_changes_no_bit_of_another(solver):
+    """Circuit 3 has no steady state in the one batch and is a good one in the other."""
+    drive = torch.linspace(0.05, 0.5, 9, dtype=DOUBLE).unsqueeze(-1)
+    wr, w = -torch.ones(1, 1, dtype=DOUBLE), torch.ones(1, 1, dtype=DOUBLE)
+    states = []
+    for strange in (1.0, 0.5):
+        drive[8] = strange
+        circuit = Circuit(drive.clone(), 0.5, wr, w)
+        states.append(circuit.steady_state(solver, tol=1e-10, on_failure="ignore"))
+    assert not states[0].converged[8]
+    assert states[0].converged[:8].all()
+    for name in ("y", "a", "rates", "converged", "residual", "iterations", "status"):
+        first, second = (getattr(state, name)[:8] for state in states)
+        assert torch.equal(first, second), name
+
+
+def test_results_agree_whatever_the_batch(parameters):
+    arguments = parameters((20,), 3, recurrence="shared")
+    batch = Circuit(**arguments).steady_state(tol=1e-12)
+    for index in (0, 7, 19):
+        drive = arguments["input_drive"][index]
+        alone = Circuit(**{**arguments, "input_drive": drive}).steady_state(tol=1e-12)
+        torch.testing.assert_close(alone.y, batch.y[index], rtol=1e-9, atol=1e-11)
+        assert alone.y.shape == (3,)
+
+
+def test_large_batches_drop_finished_circuits(circuit):
+    """From 1,024 circuits on the solver compacts its batch; nothing else may change."""
+    large = circuit((1500,), 3)
+    state = large.steady_state(tol=1e-12, on_failure="ignore")
+    small = Circuit(
+        large.input_drive[:500],
+        large.semisaturation,
+        large.recurrent_weight,
+        large.normalization_weight,
+    ).steady_state(tol=1e-12, on_failure="ignore")
+    both = state.converged[:500] & small.converged
+    assert both.all()
+    torch.testing.assert_close(state.y[:500], small.y, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("recurrence", ["identity", "shared"])
+@pytest.mark.parametrize("rectified", [False, True])
+def test_zero_input(parameters, recurrence, rectified):
+    arguments = parameters((3,), 4, recurrence=recurrence, rectified=rectified)
+    drive = torch.zeros_like(arguments["input_drive"])
+    circuit = Circuit(**{**arguments, "input_drive": drive})
+    state = circuit.steady_state(on_failure="error")
+    assert (state.y == 0).all()
+    torch.testing.assert_close(state.a, circuit.semisaturation.expand(3, 4))
+
+
+def test_a_converged_residual_is_at_most_tol_in_every_precision(circuit):
+    for dtype, tol in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        state = circuit((200,), 5, dtype=dtype).steady_state(tol=tol)
+        assert (state.residual <= tol).all()
+
+
+def test_iterations_are_counted_per_circuit(circuit):
+    state = circuit((50,), 3).steady_state(tol=1e-10)
+    assert state.iterations.min() >= 1
+    assert state.iterations.unique().numel() > 1
+    identity = circuit((5,), recurrence="identity").steady_state()
+    assert (identity.iterations == 0).all()
+
+
+def test_the_time_constants_do_not_move_the_steady_state(parameters):
+    arguments = parameters((10,), 3)
+    states = [
+        Circuit(**arguments, tau_y=t, tau_a=1 / t).steady_state(tol=1e-12) for t in (0.3, 3.0)
+    ]
+    torch.testing.assert_close(states[0].y, states[1].y)
+
+
+def test_summary_prints(circuit):
+    text = str(circuit((7,), 3).steady_state())
+    assert text == "SteadyState of 7 circuits, n = 3: 7 converged"
+
+
+def fixed_points_2d(wr, w, d, c):
+    """All ``(y, a)`` of one neuron pair, by the roots of the paper's quartic in ``sqrt(a)``."""
+    quartic = [
+        wr**2,
+        2 * (1 - wr) * wr,
+        (1 - wr) ** 2 - w * d**2 - c * wr**2,
+        -2 * (1 - wr) * wr * c,
+        -((1 - wr) ** 2) * c,
+    ]
+    roots = [r.real for r in np.roots(quartic) if abs(r.imag) < 1e-9 and r.real > 1e-9]
+    return [(d / (1 - wr + wr * s), s * s) for s in roots]
+
+
+def is_stable_2d(wr, w, y, a):
+    s = math.sqrt(a)
+    jacobian = [[-1 + (1 - s) * wr, -wr * y / (2 * s)], [2 * w * y * a, -1 + w * y * y]]
+    return np.linalg.eigvals(jacobian).real.max() < 0
+
+
+def circuits_2d(low, high, count=400):
+    rng = np.random.default_rng(0)
+    wr, w, d = rng.uniform(low, high, count), rng.uniform(0.1, 2, count), rng.uniform(-2, 2, count)
+    c = rng.uniform(0.01, 1, count)
+    column = lambda v: torch.from_numpy(v).unsqueeze(-1)  # noqa: E731
+    circuit = Circuit(column(d), column(c), column(wr)[..., None], column(w)[..., None])
+    return circuit, list(zip(wr, w, d, c, strict=True))
+
+
+@pytest.mark.parametrize("range_of_wr", [(0.0, 1.0), (1.0, 3.0), (-3.0, 0.0)])
+def test_two_dimensional_circuits_are_classified_exactly(range_of_wr):
+    """Theorems 5.1 and 5.2, and the exact count for the rest."""
+    circuit, cases = circuits_2d(*range_of_wr)
+    state = circuit.steady_state(tol=1e-10, on_failure="ignore")
+    for index, (wr, w, d, c) in enumerate(cases):
+        found = fixed_points_2d(wr, w, d, c)
+        stable = [point for point in found if is_stable_2d(wr, w, *point)]
+        count = 1
+        if not 0 <= wr <= 1:
+            scale = abs(wr - 1)
+            total = (math.sqrt(w) * abs(d) / scale) ** (2 / 3) + (
+                math.sqrt(c) * abs(wr) / scale
+            ) ** (2 / 3)
+            count = 3 if total < 1 else 1
+        assert len(found) == count
+        assert len(stable) == (1 if wr <= 1 and (wr >= 0 or count == 3) else len(stable))
+        assert bool(state.converged[index]) == bool(stable)
+        if stable:
+            point = (float(state.y[index]), float(state.a[index]))
+            assert any(point == pytest.approx(each, rel=1e-6) for each in stable)
+
+
+def test_theorem_5_1_sign():
+    circuit, _ = circuits_2d(0.0, 1.0)
+    state = circuit.steady_state(tol=1e-10)
+    assert torch.equal(state.y.sign(), circuit.input_drive.sign())
+
+
+def test_a_diverging_search_stays_finite():
+    """Strong recurrences make every iteration overflow."""
+    circuit = Circuit(
+        **random_parameters((20,), 3, recurrence="per-circuit", singular_value=1e3, shared=False)
+    )
+    state = circuit.steady_state(on_failure="ignore")
+    assert torch.isfinite(state.y).all()
+    assert torch.isfinite(state.rates).all()
