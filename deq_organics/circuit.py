@@ -132,31 +132,33 @@ class Circuit:
     def vector_field(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """``(dy/dt, da/dt)`` at ``y`` and ``a`` of shape ``(..., n)``, per unit of tau."""
         self._check_state(y, a)
-        residual_y, residual_a = equations.residual(
-            y,
-            a,
-            self.input_drive,
-            self.semisaturation,
-            self.recurrent_weight,
-            self.normalization_weight,
-            self.exponent,
-            self.rectified,
-        )
+        with equations.full_precision(y):
+            residual_y, residual_a = equations.residual(
+                y,
+                a,
+                self.input_drive,
+                self.semisaturation,
+                self.recurrent_weight,
+                self.normalization_weight,
+                self.exponent,
+                self.rectified,
+            )
         return residual_y / self.tau_y, residual_a / self.tau_a
 
     def jacobian(self, y: Tensor, a: Tensor) -> Tensor:
         """Analytic Jacobian of :meth:`vector_field`, ``(..., 2n, 2n)`` in the order ``(y, a)``."""
         self._check_state(y, a)
-        return equations.jacobian(
-            y,
-            a,
-            self.recurrent_weight,
-            self.normalization_weight,
-            self.tau_y,
-            self.tau_a,
-            self.exponent,
-            self.rectified,
-        )
+        with equations.full_precision(y):
+            return equations.jacobian(
+                y,
+                a,
+                self.recurrent_weight,
+                self.normalization_weight,
+                self.tau_y,
+                self.tau_a,
+                self.exponent,
+                self.rectified,
+            )
 
     def firing_rates(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(y+, y-, a+)``, each ``(..., n)``; in the rectified model ``y-`` drives nothing."""
@@ -179,13 +181,14 @@ class Circuit:
                 "recurrent_weight: got a matrix, expected None (the identity): "
                 "other circuits have no closed form; use steady_state()"
             )
-        y, a = equations.identity_steady_state(
-            self.input_drive,
-            self.semisaturation,
-            self.normalization_weight,
-            self.exponent,
-            self.rectified,
-        )
+        with equations.full_precision(self.input_drive):
+            y, a = equations.identity_steady_state(
+                self.input_drive,
+                self.semisaturation,
+                self.normalization_weight,
+                self.exponent,
+                self.rectified,
+            )
         shape = (*self.batch_shape, self.n)
         return y.expand(shape), a.expand(shape)
 
@@ -205,7 +208,8 @@ class Circuit:
                 what it leaves unsolved), ``"algorithm1"`` (the paper's iteration) or one of
                 torchdeq's: ``"anderson"``, ``"broyden"``, ``"fixed_point_iter"``,
                 ``"simple_fixed_point_iter"``. Only ``auto`` checks that the fixed point is stable.
-            tol: Largest relative residual of a solved circuit.
+            tol: Largest relative residual of a solved circuit; never less than 16 times the
+                rounding unit of the dtype (1.9e-6 in float32) is asked for in the end.
             max_iter: Iterations of the solver (``auto``: of its fast iteration); None is the
                 solver's own default.
             on_failure: For circuits without a steady state in reach: ``"error"`` raises
@@ -240,7 +244,7 @@ class Circuit:
             self.tau_y,
             self.tau_a,
         )
-        report_failures(status, residual, on_failure)
+        report_failures(status, on_failure)
         converged = status == Status.CONVERGED
         if on_failure == "warn":
             y = torch.where(converged.unsqueeze(-1), y, torch.nan)
@@ -269,6 +273,17 @@ class Circuit:
                 raise ValueError(
                     f"{name}: got shape {tuple(tensor.shape)}, expected (..., {self.n})"
                 )
+            if tensor.dtype != self.input_drive.dtype:
+                raise ValueError(
+                    f"{name}: got {tensor.dtype}, expected {self.input_drive.dtype} as the circuit"
+                )
+            try:
+                torch.broadcast_shapes(tensor.shape[:-1], self.batch_shape)
+            except RuntimeError:
+                raise ValueError(
+                    f"{name}: got shape {tuple(tensor.shape)}, expected leading dimensions that "
+                    f"broadcast with {tuple(self.batch_shape)}"
+                ) from None
 
 
 def _at_least_single(tensor: Tensor) -> Tensor:

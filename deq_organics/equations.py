@@ -19,6 +19,7 @@ __all__ = [
     "complementary_firing_rate",
     "drive",
     "firing_rate",
+    "full_precision",
     "identity_steady_state",
     "inhibitory_firing_rate",
     "jacobian",
@@ -28,6 +29,11 @@ __all__ = [
     "power",
     "residual",
 ]
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """A context in which autocast takes no product of the equations below float32."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def matvec(matrix: Tensor | None, vector: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
 from . import equations
 from ._validation import check_finite, is_transformed, physical
@@ -20,7 +22,7 @@ from .adjoint import (
     solve_adjoint_iteratively,
 )
 from .errors import AdjointWarning, SteadyStateError
-from .solvers import Problem, Status, solve
+from .solvers import Problem, Status, attainable, solve
 from .solvers.auto import has_identity_recurrence
 
 __all__ = ["SolveOptions", "steady_state_function"]
@@ -52,15 +54,21 @@ class _SteadyState(torch.autograd.Function):
         for name, tensor in zip(("input_drive", "semisaturation"), args[1:3], strict=True):
             check_finite(name, tensor)
         problem = _problem(options, *args[1:])
-        with _full_precision(args[1]):
+        with equations.full_precision(args[1]):
             y, a, _, iterations, status = solve(
                 problem, options.solver, options.tol, options.max_iter, options.check_stability
             )
+            finite = (torch.isfinite(y) & torch.isfinite(a)).all(-1, keepdim=True)
+            y, a = torch.where(finite, y, 0.0), torch.where(finite, a, problem.semisaturation)
             residual = problem.relative_residual(y, a)
-        batch = args[1].shape[:-1]
+            reached = finite.squeeze(-1) & (residual <= attainable(options.tol, y.dtype))
+            status = torch.where(
+                ~reached & (status == Status.CONVERGED), int(Status.MAX_ITERATIONS), status
+            )
+        shape, batch = args[1].shape, args[1].shape[:-1]
         return (
-            y.reshape(args[1].shape),
-            a.reshape(args[1].shape),
+            _contiguous(y.reshape(shape)),
+            _contiguous(a.reshape(shape)),
             residual.reshape(batch),
             iterations.reshape(batch),
             status.reshape(batch),
@@ -77,12 +85,12 @@ class _SteadyState(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        with _full_precision(ctx.saved_tensors[0]):
+        with equations.full_precision(ctx.saved_tensors[0]):
             return _pull_back(ctx, grads)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
-        with _full_precision(ctx.saved_tensors[0]):
+        with equations.full_precision(ctx.saved_tensors[0]):
             return _push_forward(ctx, tangents)
 
     @staticmethod
@@ -146,6 +154,7 @@ def _pull_back(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | Non
 
 def _push_forward(ctx: Any, tangents: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
     """Tangents of ``y`` and ``a`` from those of the inputs."""
+    _refuse_nested_forward_mode()
     *tensors, y, a, status = ctx.saved_tensors
     options: SolveOptions = ctx.options
     problem = _problem(options, *tensors)
@@ -171,8 +180,22 @@ def _push_forward(ctx: Any, tangents: tuple[Any, ...]) -> tuple[Tensor | None, .
     scale = torch.maximum(flow.norm(dim=-1), tangent.norm(dim=-1))
     failed = ~(error <= _accepted_error(options, flow) * scale)
     tangent_y, tangent_a = _drop_failed(tangent, failed, options).chunk(2, -1)
-    tangent_y, tangent_a = tangent_y.contiguous(), tangent_a.contiguous()
-    return tangent_y.reshape(y.shape), tangent_a.reshape(a.shape), None, None, None
+    tangent_y, tangent_a = tangent_y.reshape(y.shape), tangent_a.reshape(a.shape)
+    return _contiguous(tangent_y), _contiguous(tangent_a), None, None, None
+
+
+def _refuse_nested_forward_mode() -> None:
+    """Forward mode over forward mode would lose terms: the rule sees no outer tangents."""
+    if any(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters()):
+        raise NotImplementedError(
+            "a steady state has no forward-mode derivative of a forward-mode derivative; use "
+            "torch.func.jacfwd(torch.func.jacrev(f)) or torch.func.hessian(f)"
+        )
+
+
+def _contiguous(tensor: Tensor) -> Tensor:
+    """A copy with plain strides: forward mode wants those of a value and its tangent alike."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _outer(left: Tensor, right: Tensor, weight: Tensor) -> Tensor:
@@ -224,11 +247,6 @@ def _drop_failed(adjoint: Tensor, failed: Tensor, options: SolveOptions) -> Tens
             raise SteadyStateError(message)
         warnings.warn(f"{message}; their gradient is left out", AdjointWarning, stacklevel=3)
     return torch.where(failed.unsqueeze(-1), 0.0, adjoint)
-
-
-def _full_precision(like: Tensor) -> torch.autocast:
-    """Autocast must not take the solver's products below float32."""
-    return torch.autocast(like.device.type, enabled=False)
 
 
 def steady_state_function(

@@ -114,8 +114,8 @@ class ORGaNICsDEQ(nn.Module):
             "semisaturation", semisaturation, low=0.0, open_low=True
         )
         factory: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
-        if not factory["dtype"].is_floating_point:
-            raise TypeError(f"dtype: got {dtype}, expected a floating-point type")
+        if not (isinstance(factory["dtype"], torch.dtype) and factory["dtype"].is_floating_point):
+            raise TypeError(f"dtype: got {dtype!r}, expected a floating-point torch.dtype")
 
         n = hidden_size
         self.input_weight = nn.Parameter(torch.empty(n, input_size, **factory))
@@ -249,5 +249,8 @@ def _time_constant(name: str, tau: float | Tensor, n: int, factory: dict[str, An
 
 def _unit_length(vector: Tensor) -> Tensor:
     """``vector`` scaled to Euclidean length 1; a zero vector stays zero."""
+    # Scaled first, so that the squares neither overflow nor underflow.
+    largest = vector.detach().abs().amax(-1, keepdim=True)
+    vector = vector / torch.where(largest > 0, largest, 1.0)
     length = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
     return vector / torch.where(length > 0, length, 1.0)

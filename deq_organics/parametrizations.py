@@ -34,7 +34,7 @@ class SingularValueBound(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """``weight * min(1, bound / sigma_max(weight))``."""
-        if not is_transformed(weight) and not torch.compiler.is_compiling():
+        if not weight.is_meta and not is_transformed(weight) and not torch.compiler.is_compiling():
             rows, columns = weight.detach().abs().sum(-1), weight.detach().abs().sum(-2)
             if bool((rows.amax(-1) * columns.amax(-1) <= self.bound**2).all()):
                 # Hoelder's inequality proves the bound: no singular value is needed.
@@ -45,7 +45,7 @@ class SingularValueBound(nn.Module):
     def right_inverse(self, weight: Tensor) -> Tensor:
         """``weight`` itself; ValueError if its largest singular value exceeds the bound."""
         check_finite("weight", as_float_tensor("weight", weight))
-        largest = float(_largest_singular_value(weight.detach()).max())
+        largest = 0.0 if weight.is_meta else float(_largest_singular_value(weight.detach()).max())
         if largest > self.bound * (1.0 + _SLACK):
             raise ValueError(
                 f"weight: got a largest singular value of {largest:g}, "
@@ -102,7 +102,7 @@ class UnitInterval(nn.Module):
     def right_inverse(self, value: Tensor) -> Tensor:
         """``logit(value)``; ValueError if a value is not strictly between 0 and 1."""
         check_positive("value", as_float_tensor("value", value))
-        largest = float(value.max()) if value.numel() else 0.0
+        largest = float(value.max()) if value.numel() and not value.is_meta else 0.0
         if largest >= 1:
             raise ValueError(f"value: got a largest value of {largest:g}, expected values below 1")
         return value.logit()

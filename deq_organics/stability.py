@@ -116,7 +116,8 @@ def m_matrix_certificate(circuit: Circuit) -> Certificate:
     ones = torch.ones_like(rate)
     right, info = torch.linalg.solve_ex(damping, ones)
     left, _ = torch.linalg.solve_ex(damping.mT, ones)
-    image = equations.matvec(damping, right)
+    with equations.full_precision(damping):
+        image = equations.matvec(damping, right)
     certified = (info == 0) & ((right > 0) & (left > 0) & (image > 0)).all(-1)
     return Certificate(certified, left / right)
 

@@ -65,23 +65,19 @@ def check_solve_options(
     return tol, check_positive_int("max_iter", max_iter)
 
 
-def report_failures(status: Tensor, residual: Tensor, on_failure: str) -> None:
+def report_failures(status: Tensor, on_failure: str) -> None:
     """Raise, warn or stay silent about the circuits that did not converge."""
     if on_failure == "ignore":
         return
-    status, residual = physical(status), physical(residual)
+    status = physical(status)
     counts = _failures(status)
     if not counts:
         return
-    worst = float(residual[status != Status.CONVERGED].max())
     reasons = "; ".join(f"{count}: {kind.message}" for kind, count in counts.items())
-    message = (
-        f"no steady state for {sum(counts.values())} of {status.numel()} circuits ({reasons}); "
-        f"largest residual {worst:.3g}"
-    )
+    message = f"no steady state for {sum(counts.values())} of {status.numel()} circuits ({reasons})"
     if on_failure == "error":
         raise SteadyStateError(message)
-    warnings.warn(f"{message}. Their states are NaN.", SteadyStateWarning, stacklevel=4)
+    warnings.warn(f"{message}. Their states are NaN.", SteadyStateWarning, stacklevel=3)
 
 
 def _failures(status: Tensor) -> dict[Status, int]:

@@ -70,52 +70,53 @@ def solve_auto(
 
 
 def _rescue(problem: Problem, first: Solution, tol: float) -> Solution:
-    """Newton from the fast iteration's end, then the dynamics from rest, then Newton again."""
+    """Look for a stable fixed point where the fast iteration found none.
+
+    Newton's method starts from the fast iteration's end and from the state for ``Wr = I``; then the
+    dynamics are followed from rest, and Newton's method starts from points of that trajectory.
+    """
     finite = (torch.isfinite(first.y) & torch.isfinite(first.a)).all(-1, keepdim=True)
     y = torch.where(finite, first.y.double(), 0.0)
     a = torch.where(finite, first.a.double(), problem.semisaturation)
-    best = Solution(y, a, first.residual.double(), first.iterations, first.status)
-    found_unstable = first.status == Status.CONVERGED
-    unsolved = (~found_unstable).nonzero().squeeze(-1)
-    stable = torch.zeros_like(found_unstable)
-    if unsolved.numel():
-        newton = _newton(problem.select(unsolved), y[unsolved], a[unsolved], tol)
-        best, stable = _take(best, stable, unsolved, newton)
-        found_unstable[unsolved] |= newton.status == Status.UNSTABLE
-    left = (~stable).nonzero().squeeze(-1)
+    best = Solution(y, a, first.residual.double(), first.iterations.clone(), first.status.clone())
+    left = torch.arange(problem.batch_size, device=y.device)
+    left = _try_newton(problem, best, left, (y[left], a[left]), tol)
+    if left.numel():
+        part = problem.select(left)
+        closed = solve_closed_form(part)
+        left = _try_newton(problem, best, left, (closed.y, closed.a), tol)
     if left.numel() == 0:
         return best
+    followed = left
+    trajectory = settle(problem.select(left), tol)
+    end = trajectory.end
+    best.iterations[left] += end.iterations
+    best.status[left] = torch.where(
+        end.status == Status.CONVERGED, int(Status.UNSTABLE), end.status
+    )
+    for start in [(end.y, end.a), *trajectory.waypoints]:
+        if left.numel():
+            here = torch.isin(followed, left)
+            left = _try_newton(problem, best, left, (start[0][here], start[1][here]), tol)
+    return best
+
+
+def _try_newton(
+    problem: Problem, best: Solution, left: Tensor, start: tuple[Tensor, Tensor], tol: float
+) -> Tensor:
+    """Newton's method for the circuits ``left``; stable fixed points go into ``best``.
+
+    Returns which circuits are left then.
+    """
     part = problem.select(left)
-    settled, mean_y, mean_a = settle(part, tol)
-    newton = _newton(part, mean_y, mean_a, tol)
-    newton = newton._replace(iterations=newton.iterations + settled.iterations)
-    best, stable = _take(best, stable, left, newton)
-    left_mask = (~stable)[left]
-    status = best.status.clone()
-    fate = torch.where(settled.status == Status.CONVERGED, int(Status.UNSTABLE), settled.status)
-    status[left[left_mask]] = fate[left_mask]
-    return best._replace(status=status)
-
-
-def _newton(problem: Problem, y: Tensor, a: Tensor, tol: float) -> Solution:
-    """Newton's method with the verdict UNSTABLE for a fixed point that is not stable."""
-    newton = solve_newton(problem, y, a, tol, _NEWTON_STEPS)
-    solved = newton.status == Status.CONVERGED
-    stable = is_stable(problem, newton.y, newton.a, solved)
-    verdict = torch.where(solved & ~stable, int(Status.UNSTABLE), newton.status)
-    return newton._replace(status=verdict)
-
-
-def _take(
-    best: Solution, stable: Tensor, index: Tensor, found: Solution
-) -> tuple[Solution, Tensor]:
-    """Put the stable ones of ``found``, which are the circuits ``index``, into ``best``."""
-    good = found.status == Status.CONVERGED
-    rows = index[good]
-    parts = [part.clone() for part in best]
-    for part, new in zip(parts, found, strict=True):
-        part[rows] = new[good].to(part.dtype)
-    parts[3][index] = best.iterations[index] + found.iterations
-    stable = stable.clone()
-    stable[rows] = True
-    return Solution(*parts), stable
+    found = solve_newton(part, *start, tol, _NEWTON_STEPS)
+    stable = is_stable(part, found.y, found.a, found.status == Status.CONVERGED)
+    best.iterations[left] += found.iterations
+    rows = left[stable]
+    best.y[rows], best.a[rows], best.residual[rows] = (
+        found.y[stable],
+        found.a[stable],
+        found.residual[stable],
+    )
+    best.status[rows] = int(Status.CONVERGED)
+    return left[~stable]

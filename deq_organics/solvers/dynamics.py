@@ -6,23 +6,35 @@ bound and it turns into Newton's method; where there is no stable steady state i
 or diverges, and says which.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from .problem import Problem
 from .status import Solution, Status
 
-__all__ = ["settle"]
+__all__ = ["Trajectory", "settle"]
 
 _GAMMA = 1.0 - 0.5**0.5
 _RTOL = 1e-3
 _ATOL = 1e-6
 _MAX_STEPS = 1000
+_STRETCH = 100
 _DIVERGED = 1e6
 
 
-def settle(problem: Problem, tol: float) -> tuple[Solution, Tensor, Tensor]:
-    """Integrate from rest, ``y = 0, a = c``. Also returns the mean state over the last half."""
+class Trajectory(NamedTuple):
+    """Where a trajectory ended, and points within it from which Newton's method may start."""
+
+    end: Solution
+    waypoints: list[tuple[Tensor, Tensor]]
+    """``(y, a)``, means over successive stretches of the trajectory, the latest first: the middle
+    of an oscillation is close to the fixed point that it circles."""
+
+
+def settle(problem: Problem, tol: float) -> Trajectory:
+    """Integrate from rest, ``y = 0, a = c``."""
     y = torch.zeros_like(problem.input_drive)
     a = problem.semisaturation.expand_as(y).clone()
     scale = a.norm(dim=-1) + problem.input_drive.norm(dim=-1)
@@ -31,31 +43,32 @@ def settle(problem: Problem, tol: float) -> tuple[Solution, Tensor, Tensor]:
     steps = torch.zeros(size, dtype=torch.int64, device=y.device)
     status = torch.full_like(steps, Status.NOT_SETTLED)
     h = 0.1 * torch.minimum(problem.tau_y.amin(-1), problem.tau_a.amin(-1)).expand(size).clone()
-    mean_y, mean_a = torch.zeros_like(y), torch.zeros_like(a)
-    elapsed = torch.zeros_like(h)
+    waypoints: list[tuple[Tensor, Tensor]] = []
     for step in range(_MAX_STEPS):
-        going = status == Status.NOT_SETTLED
-        index = going.nonzero().squeeze(-1)
+        index = (status == Status.NOT_SETTLED).nonzero().squeeze(-1)
         if index.numel() == 0:
             break
+        if step % _STRETCH == 0:
+            sum_y, sum_a, elapsed = torch.zeros_like(y), torch.zeros_like(a), torch.zeros_like(h)
         part = problem.select(index)
         y_new, a_new, h_new, accepted = _step(part, y[index], a[index], h[index])
-        if step >= _MAX_STEPS // 2:
-            weight = torch.where(accepted, h[index], 0.0).unsqueeze(-1)
-            mean_y[index] += weight * y_new
-            mean_a[index] += weight * a_new
-            elapsed[index] += weight.squeeze(-1)
+        weight = torch.where(accepted, h[index], 0.0)
+        sum_y[index] += weight.unsqueeze(-1) * y_new
+        sum_a[index] += weight.unsqueeze(-1) * a_new
+        elapsed[index] += weight
         y[index], a[index], h[index] = y_new, a_new, h_new
         error[index] = part.relative_residual(y_new, a_new)
         steps[index] += 1
         size_now = y_new.norm(dim=-1) + a_new.norm(dim=-1)
         status[index[error[index] <= tol]] = Status.CONVERGED
         status[index[~(size_now <= _DIVERGED * (1.0 + scale[index]))]] = Status.DIVERGED
-    elapsed = elapsed.clamp_min(torch.finfo(h.dtype).tiny).unsqueeze(-1)
-    seen = status == Status.NOT_SETTLED
-    mean_y = torch.where(seen.unsqueeze(-1), mean_y / elapsed, y)
-    mean_a = torch.where(seen.unsqueeze(-1), mean_a / elapsed, a)
-    return Solution(y, a, error, steps, status), mean_y, mean_a
+        if step % _STRETCH == _STRETCH - 1:
+            moved = (elapsed > 0).unsqueeze(-1)
+            time = torch.where(moved, elapsed.unsqueeze(-1), 1.0)
+            waypoints.insert(
+                0, (torch.where(moved, sum_y / time, y), torch.where(moved, sum_a / time, a))
+            )
+    return Trajectory(Solution(y, a, error, steps, status), waypoints)
 
 
 def _step(

@@ -21,6 +21,9 @@ from .status import Solution, Status
 __all__ = ["reference_gain", "reference_inverse", "solve_normalized"]
 
 _DEPTH = 5
+# Of a drive ``b z`` with ``|z| = 1``, and of ``(b0 sigma)^2``, for gains around 1/2 to 1.
+_TYPICAL_LENGTH = 0.7
+_TYPICAL_SEMISATURATION = 0.25
 # Smaller batches keep their shape to the end, so that a sample's last bits do not depend on how
 # long its neighbours take.
 _COMPACT_FROM = 1024
@@ -29,18 +32,21 @@ _COMPACT_FROM = 1024
 def reference_gain(problem: Problem) -> Tensor:
     """A typical inhibitory firing rate, ``(n,)`` if the weights are shared, else ``(B, n)``.
 
-    Where it is shared it is taken at the batch's median drive, rounded to a power of two: no
-    sample, however odd, moves it and with it the other samples' iterates.
+    Where it is shared it depends on no sample, so that no sample moves another's iterates: it is
+    that of a drive of length ``_TYPICAL_LENGTH`` spread over all neurons.
     """
-    energy = equations.power(problem.input_drive, problem.exponent).mean(-1)
-    semisaturation = problem.semisaturation
+    n = problem.input_drive.shape[-1]
     if _weights_are_shared(problem):
-        tiny = torch.finfo(energy.dtype).tiny
-        energy = energy.median().clamp_min(tiny).log2().round().exp2()
-        semisaturation = semisaturation.median(0).values
-    pool = equations.matvec(
-        problem.normalization_weight, torch.ones_like(problem.input_drive[0]) * energy.unsqueeze(-1)
-    )
+        drive = problem.input_drive.new_full((n,), _TYPICAL_LENGTH / n**0.5)
+        shared = problem.semisaturation.shape[0] == 1
+        semisaturation = (
+            problem.semisaturation[0] if shared else drive.new_full((n,), _TYPICAL_SEMISATURATION)
+        )
+    else:
+        length = problem.input_drive.norm(dim=-1, keepdim=True)
+        drive = (length / n**0.5).expand_as(problem.input_drive)
+        semisaturation = problem.semisaturation
+    pool = equations.matvec(problem.normalization_weight, equations.power(drive, problem.exponent))
     return equations.inhibitory_firing_rate(semisaturation + pool, problem.exponent)
 
 
