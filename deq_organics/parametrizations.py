@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ._validation import as_float_tensor, check_finite, check_number, check_positive
 
-__all__ = ["Nonnegative", "Positive", "SingularValueBound", "UnitInterval"]
+__all__ = ["Interval", "Nonnegative", "Positive", "SingularValueBound", "UnitInterval"]
 
 _SLACK = 1e-4
 
@@ -95,3 +95,31 @@ class UnitInterval(nn.Module):
         if largest >= 1:
             raise ValueError(f"value: got a largest value of {largest:g}, expected values below 1")
         return value.logit()
+
+
+class Interval(UnitInterval):
+    """Values in (low, high), ``low + (high - low) sigmoid(parameter)``."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low = check_number("low", low)
+        self.high = check_number("high", high, low=self.low, open_low=True)
+
+    def forward(self, logit: Tensor) -> Tensor:
+        """``low + (high - low) sigmoid(logit)``."""
+        return self.low + (self.high - self.low) * super().forward(logit)
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        """``logit((value - low) / (high - low))``; ValueError for a value outside the interval."""
+        check_finite("value", as_float_tensor("value", value))
+        if value.numel():
+            smallest, largest = float(value.min()), float(value.max())
+            if not self.low < smallest <= largest < self.high:
+                raise ValueError(
+                    f"value: got values from {smallest:g} to {largest:g}, "
+                    f"expected values in ({self.low:g}, {self.high:g})"
+                )
+        return super().right_inverse((value - self.low) / (self.high - self.low))
+
+    def extra_repr(self) -> str:
+        return f"low={self.low:g}, high={self.high:g}"
