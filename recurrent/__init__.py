@@ -1,0 +1,11 @@
+"""ORGaNICs for sequences: the circuit of :mod:`deq_organics` stepped through time.
+
+implementing divisive normalization", NeurIPS 2024 (Eq. 87, the rectified model, and Eq. 17, the
+dynamic input gains).
+"""
+
+from .cell import ORGaNICsCell
+from .dynamics import State
+from .rnn import ORGaNICsRNN
+
+__all__ = ["ORGaNICsCell", "ORGaNICsRNN", "State"]
