@@ -34,7 +34,7 @@ from .base import Sequence
 __all__ = ["FusedBackend"]
 
 # Elements of one state variable in a segment of the backward pass: few enough for the cache.
-_SEGMENT = 1 << 18
+SEGMENT_ELEMENTS = 1 << 18
 
 _aten: Any = torch.ops.aten
 _Optional = Tensor | None
@@ -172,7 +172,7 @@ def _forward(
     model: Model, weights: _Folded, x: Tensor, y: Tensor, a: Tensor, gains: Tensor, keep: bool
 ) -> _Run:
     steps, batch, n = x.shape[0], *y.shape
-    segment = min(steps, max(1, _SEGMENT // max(1, y.numel())))
+    segment = min(steps, max(1, SEGMENT_ELEMENTS // max(1, y.numel())))
     span = steps if keep else segment
     ys = y.new_empty(steps, batch, n)
     recurrent, activities = y.new_empty(span, batch, n), y.new_empty(span, batch, n)
