@@ -74,7 +74,8 @@ def count_diverged(
     ]
     parameters = with_steps(stack([cell.parameters_of_step() for cell in cells]), step_size)
     parameters = parameters._replace(recurrent_weight=largest * parameters.recurrent_weight)
-    state = State(*(torch.stack(part) for part in zip(*(cell.draw_state() for cell in cells))))
+    states = zip(*(cell.draw_state() for cell in cells), strict=True)
+    state = State(*(torch.stack(part) for part in states))
     model = Model(rectified=rectified)
     constant = torch.rand(arguments.cells, arguments.input_size)
     half = arguments.cells // 2

@@ -40,9 +40,7 @@ def main() -> None:
             "torch": torch.__version__,
         },
         "batch": arguments.batch,
-        "time": {
-            str(units): measure_time(units, arguments) for units in arguments.hidden_sizes
-        },
+        "time": {str(units): measure_time(units, arguments) for units in arguments.hidden_sizes},
     }
     if arguments.memory_steps:
         report["memory"] = measure_memory(max(arguments.hidden_sizes), arguments)
@@ -124,9 +122,7 @@ def measure_time(units: int, arguments: argparse.Namespace) -> dict[str, object]
             train_step(module, x)
             seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratios = {
-        name: medians["fused"] / value for name, value in medians.items() if name != "fused"
-    }
+    ratios = {name: medians["fused"] / value for name, value in medians.items() if name != "fused"}
     for name, value in medians.items():
         ratio = f"  fused / {name}: {ratios[name]:.3f}" if name in ratios else ""
         print(f"{units:4d} units  {name:10s} {1e3 * value / arguments.steps:6.3f} ms/step{ratio}")

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from ._validation import as_float_tensor, check_finite, check_number, check_positive
 
-__all__ = ["Interval", "Nonnegative", "Positive", "SingularValueBound", "UnitInterval"]
+__all__ = [
+    "Interval",
+    "Nonnegative",
+    "Positive",
+    "SingularValueBound",
+    "UnitInterval",
+    "largest_singular_value",
+]
 
 _SLACK = 1e-4
 
@@ -28,13 +35,13 @@ class SingularValueBound(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """``weight * min(1, bound / sigma_max(weight))``."""
-        largest = _largest_singular_value(weight)
+        largest = largest_singular_value(weight)
         return weight * (self.bound / largest.clamp_min(self.bound))
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """``weight`` itself; ValueError if its largest singular value exceeds the bound."""
         check_finite("weight", as_float_tensor("weight", weight))
-        largest = float(_largest_singular_value(weight.detach()).max())
+        largest = float(largest_singular_value(weight.detach()).max())
         if largest > self.bound * (1.0 + _SLACK):
             raise ValueError(
                 f"weight: got a largest singular value of {largest:g}, "
@@ -46,8 +53,8 @@ class SingularValueBound(nn.Module):
         return f"bound={self.bound:g}"
 
 
-def _largest_singular_value(weight: Tensor) -> Tensor:
-    """``(..., 1, 1)``, computed in float32 at least."""
+def largest_singular_value(weight: Tensor) -> Tensor:
+    """Of each matrix ``(..., n, k)``, as ``(..., 1, 1)``; computed in float32 at least."""
     single = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
     return torch.linalg.matrix_norm(single, 2, keepdim=True).to(weight.dtype)
 
@@ -91,7 +98,7 @@ class UnitInterval(nn.Module):
     def right_inverse(self, value: Tensor) -> Tensor:
         """``logit(value)``; ValueError if a value is not strictly between 0 and 1."""
         check_positive("value", as_float_tensor("value", value))
-        largest = float(value.max()) if value.numel() else 0.0
+        largest = float(value.max()) if value.numel() and not value.is_meta else 0.0
         if largest >= 1:
             raise ValueError(f"value: got a largest value of {largest:g}, expected values below 1")
         return value.logit()
@@ -111,15 +118,14 @@ class Interval(UnitInterval):
 
     def right_inverse(self, value: Tensor) -> Tensor:
         """``logit((value - low) / (high - low))``; ValueError for a value outside the interval."""
-        check_finite("value", as_float_tensor("value", value))
-        if value.numel():
-            smallest, largest = float(value.min()), float(value.max())
-            if not self.low < smallest <= largest < self.high:
-                raise ValueError(
-                    f"value: got values from {smallest:g} to {largest:g}, "
-                    f"expected values in ({self.low:g}, {self.high:g})"
-                )
-        return super().right_inverse((value - self.low) / (self.high - self.low))
+        unit = (as_float_tensor("value", value) - self.low) / (self.high - self.low)
+        check_finite("value", unit)
+        if not value.is_meta and not bool(((unit > 0) & (unit < 1)).all()):
+            raise ValueError(
+                f"value: got values from {float(value.min()):g} to {float(value.max()):g}, "
+                f"expected values in ({self.low:g}, {self.high:g})"
+            )
+        return super().right_inverse(unit)
 
     def extra_repr(self) -> str:
         return f"low={self.low:g}, high={self.high:g}"

@@ -14,7 +14,12 @@ from deq_organics._validation import (
     check_number,
     check_positive_int,
 )
-from deq_organics.parametrizations import Interval, SingularValueBound, UnitInterval
+from deq_organics.parametrizations import (
+    Interval,
+    SingularValueBound,
+    UnitInterval,
+    largest_singular_value,
+)
 
 from .dynamics import GainParameters, Model, Parameters, State, euler_step
 
@@ -160,12 +165,12 @@ class ORGaNICsCell(nn.Module):
         """
         with torch.no_grad():
             nn.init.kaiming_uniform_(self.input_weight, a=math.sqrt(5))
-            self.input_weight /= torch.linalg.matrix_norm(self.input_weight, 2)
+            self.input_weight /= largest_singular_value(self.input_weight)
+            orthogonal = _orthogonal_like(self.normalization_weight)
             if self.recurrence == "spectral":
-                weight = torch.empty_like(self.normalization_weight)
-                self.recurrent_weight = nn.init.orthogonal_(weight)
+                self.recurrent_weight = orthogonal
             elif self.recurrent_weight is not None:
-                nn.init.orthogonal_(self.recurrent_weight)
+                self.recurrent_weight.copy_(orthogonal)
             weight = torch.empty_like(self.normalization_weight)
             weight.uniform_(_SMALLEST_START, _LARGEST_START).fill_diagonal_(_DIAGONAL_START)
             self.normalization_weight = weight
@@ -304,6 +309,12 @@ def check_state(state: State, shape: tuple[int, ...], weight: Tensor) -> State:
             )
         check_finite(name, tensor)
     return state
+
+
+def _orthogonal_like(weight: Tensor) -> Tensor:
+    """A random orthogonal matrix, drawn in single precision at least: QR knows no half."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    return nn.init.orthogonal_(torch.empty_like(weight, dtype=dtype)).to(weight.dtype)
 
 
 def _repeat(state: State, batch_size: int | None) -> State:

@@ -65,9 +65,7 @@ class TrajectoryReport:
             f"|{name}| {_largest(value):.3g}"
             for name, value in zip(State._fields, self.largest_magnitude, strict=True)
         )
-        lines.append(
-            f"  bounded: {int(self.bounded.sum())} of {self.bounded.numel()} ({largest})"
-        )
+        lines.append(f"  bounded: {int(self.bounded.sum())} of {self.bounded.numel()} ({largest})")
         return "\n".join(lines)
 
 
@@ -135,15 +133,10 @@ def check_trajectory(
     current = State(*(part.double().reshape(-1, cell.hidden_size) for part in state))
 
     largest = [part.abs().amax(-1) for part in current]
-    radii, rightmost, factors = [], [], []
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     for index, row in enumerate(rows):
         if index % every == 0:
-            for found, value in zip(
-                (radii, rightmost, factors),
-                _spectrum(cell.model, parameters, row, current),
-                strict=True,
-            ):
-                found.append(value)
+            found.append(_spectrum(cell.model, parameters, row, current))
         current = euler_step(cell.model, parameters, row, current)
         largest = [
             torch.maximum(known, part.abs().amax(-1))
@@ -151,7 +144,7 @@ def check_trajectory(
         ]
     batch = x.shape[1:-1]
     radius, real, factor = (
-        torch.stack(found).reshape(-1, *batch) for found in (radii, rightmost, factors)
+        torch.stack(values).reshape(-1, *batch) for values in zip(*found, strict=True)
     )
     stable = radius < 1.0 - _ROUNDING
     too_large = ~stable & (real < 0) & radius.isfinite()
@@ -187,15 +180,20 @@ def _spectrum(
 
 
 def _double(parameters: Parameters) -> Parameters:
+    wr, gains = parameters.recurrent_weight, (parameters.gain, parameters.baseline_gain)
+    gain, baseline = (
+        None if part is None else GainParameters(*(tensor.double() for tensor in part))
+        for part in gains
+    )
     return Parameters(
-        *(
-            GainParameters(*(tensor.double() for tensor in value))
-            if isinstance(value, GainParameters)
-            else None
-            if value is None
-            else value.double()
-            for value in parameters
-        )
+        parameters.input_weight.double(),
+        None if wr is None else wr.double(),
+        parameters.normalization_weight.double(),
+        parameters.semisaturation.double(),
+        parameters.step_y.double(),
+        parameters.step_a.double(),
+        gain,
+        baseline,
     )
 
 

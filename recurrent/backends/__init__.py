@@ -51,7 +51,7 @@ def choose(name: str, sequence: Sequence) -> Choice:
                 "expected 'reference' or 'auto' here"
             )
         return Choice(_BACKENDS[name], "named")
-    reasons = []
+    reasons: list[str] = []
     for backend in _BACKENDS.values():
         refusal = backend.refusal(sequence)
         if refusal is None:

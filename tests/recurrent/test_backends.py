@@ -5,7 +5,7 @@ import torch
 
 from recurrent import ORGaNICsRNN, State
 from recurrent import backends as registry
-from recurrent.backends import fused
+from recurrent.backends.fused import forward as fused
 
 MODELS = [
     {},

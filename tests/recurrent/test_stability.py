@@ -45,15 +45,17 @@ def test_jacobian_of_the_step_is_its_derivative(options):
     direction = torch.randn(4, 3 * moving)
     width = 1e-6
     parts = direction.chunk(moving, -1)
-    ahead, behind = (
-        cell(x, State(*(s + sign * width * p for s, p in zip(state, parts)), *state[moving:]))
-        for sign in (1, -1)
-    )
+    ahead, behind = (cell(x, shifted(state, parts, sign * width)) for sign in (1, -1))
     difference = [(u - v) / (2 * width) for u, v in zip(ahead, behind, strict=True)][:moving]
     expected = torch.cat(difference, -1)
     torch.testing.assert_close(
         (jacobian @ direction.unsqueeze(-1)).squeeze(-1), expected, rtol=1e-7, atol=1e-8
     )
+
+
+def shifted(state: State, parts: tuple[torch.Tensor, ...], width: float) -> State:
+    moved = (s + width * p for s, p in zip(state, parts, strict=False))
+    return State(*moved, *state[len(parts) :])
 
 
 @pytest.mark.parametrize("rectified", [True, False])
@@ -96,10 +98,8 @@ def test_eulers_step_is_named_where_the_circuit_is_stable():
     factor = report.largest_step[0].item()
     assert 0 < factor < 1
     for scale, stable in ((0.99, True), (1.01, False)):
-        smaller, x, state = settled(largest_step=factor * scale, drive=30.0)
-        smaller.load_state_dict(
-            {**smaller.state_dict(), **weights_of(cell)}
-        )
+        smaller, *_ = settled(largest_step=factor * scale, drive=30.0)
+        smaller.load_state_dict({**smaller.state_dict(), **weights_of(cell)})
         assert bool(check_trajectory(smaller, x, state).stable[0]) is stable
 
 
