@@ -119,7 +119,9 @@ def test_backward_twice_over_one_graph():
         torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
-def test_without_gradients_the_numbers_are_the_same():
+@pytest.mark.parametrize("segment", [1, 36, 1 << 18])
+def test_without_gradients_the_numbers_are_the_same(segment, monkeypatch):
+    monkeypatch.setattr(fused, "SEGMENT_ELEMENTS", segment)
     rnn = ORGaNICsRNN(2, 4, backend="fused")
     x = torch.rand(50, 3, 2)
     expected, _ = rnn(x)

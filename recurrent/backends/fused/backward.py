@@ -194,7 +194,7 @@ class _Sweep:
         for slots, value in zip(adjoints, self.carry, strict=True):
             slots[m].copy_(value)
         v, w, h = (slots[m] for slots in adjoints)
-        from_pool, from_recurrent = torch.empty_like(v), torch.empty_like(v)
+        from_pool = torch.empty_like(v)
         gates = () if segment.gates is None else segment.gates.unbind()
         us = segment.u.unbind() if model.after_weights else ()
         grad_ys = () if segment.grad_ys is None else segment.grad_ys.unbind()
@@ -208,12 +208,11 @@ class _Sweep:
             if us:
                 _where_positive(grad_u, us[i], 0.0, grad_input=grad_u)
             torch.mm(w, normalization, out=from_pool)
-            product(grad_u, recurrent, out=from_recurrent)
-            from_recurrent.addcmul_(self.excitation.slots[i], from_pool, value=2.0)
+            product(grad_u, recurrent, out=new_y)
+            new_y.addcmul_(self.excitation.slots[i], from_pool, value=2.0)
             if rectify:
-                active = self.active.slots[i]
-                _where_positive(from_recurrent, active, 0.0, grad_input=from_recurrent)
-            torch.addcmul(from_recurrent, v, keep_y, out=new_y)
+                _where_positive(new_y, self.active.slots[i], 0.0, grad_input=new_y)
+            new_y.addcmul_(v, keep_y)
             torch.mul(w, keep_a, out=new_a)
             new_a.addcmul_(self.pool.slots[i], from_pool)
             new_a.addcmul_(self.inhibition.slots[i], v, value=-0.5)

@@ -41,7 +41,8 @@ def run_forward(
     """Step through ``x`` ``(T, B, input_size)`` from ``y``, ``a`` ``(B, n)``, ``gains`` (B, 2n)."""
     steps, batch, n = x.shape[0], *y.shape
     segment = min(steps, max(1, SEGMENT_ELEMENTS // max(1, y.numel())))
-    span = steps if keep else segment
+    # Two slots at least: a step writes its result before it is done with the last one.
+    span = steps if keep else max(2, segment)
     ys = y.new_empty(steps, batch, n)
     recurrent, activities = y.new_empty(span, batch, n), y.new_empty(span, batch, n)
     gates = None if weights.gates is None else y.new_empty(span, batch, 2 * n)
@@ -94,7 +95,7 @@ class _Stepper:
         self.y, self.a, self.gains = y, a, gains.clone()
         n = y.shape[-1]
         self.b, self.b0 = self.gains[:, :n], self.gains[:, n:]
-        self.work = [torch.empty_like(y) for _ in range(6)]
+        self.work = [torch.empty_like(y) for _ in range(3)]
         # Products with a transposed matrix are slower, and these are needed at every step.
         recurrent, gates = weights.recurrent_weight, weights.gates
         self.recurrent = recurrent if weights.identity else recurrent.mT.contiguous()
@@ -107,28 +108,27 @@ class _Stepper:
         """Write the states after each step; ``recurrent`` holds ``z`` before, ``u`` after."""
         model, weights, y, a = self.model, self.weights, self.y, self.a
         b, b0, gains = self.b, self.b0, self.gains
-        q, r, s, p, pool, c = self.work
+        r, s, p = self.work
         product = torch.mul if weights.identity else torch.mm
         slices = [None] * len(ys) if gates is None else gates.unbind()
         for new_y, new_a, u, gate in zip(
             ys.unbind(), activities.unbind(), recurrent.unbind(), slices, strict=True
         ):
-            torch.mul(b, u, out=q)
+            torch.mul(b, u, out=new_y)
             active = torch.clamp_min(y, 0.0, out=r) if model.rectified else y
             product(y if model.after_weights else active, self.recurrent, out=u)
             if model.after_weights:
                 u.clamp_min_(0.0)
             torch.clamp_min(a, 0.0, out=p)
             torch.sqrt(p, out=s)
-            q.add_(u).addcmul_(s, u, value=-1.0)
-            torch.mul(active, active, out=c)
-            p.mul_(c)
-            torch.mm(p, self.normalization, out=pool)
-            torch.mul(b0, b0, out=c)
-            pool.addcmul_(c, weights.semisaturation)
+            new_y.add_(u).addcmul_(s, u, value=-1.0).addcmul_(y, weights.keep_y)
+            torch.mul(active, active, out=r)
+            r.mul_(p)
+            torch.mm(r, self.normalization, out=new_a)
+            torch.mul(b0, b0, out=s)
+            new_a.addcmul_(s, weights.semisaturation).addcmul_(a, weights.keep_a)
             if gate is not None and weights.gates is not None:
                 gate.addmm_(y, self.gates_y).addmm_(a, self.gates_a).sigmoid_()
                 gains.lerp_(gate, weights.gates.step)
-            y = torch.addcmul(q, y, weights.keep_y, out=new_y)
-            a = torch.addcmul(pool, a, weights.keep_a, out=new_a)
+            y, a = new_y, new_a
         self.y, self.a = y, a
