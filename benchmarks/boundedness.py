@@ -25,14 +25,12 @@ EVERY = 50
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", type=int, default=200)
-    parser.add_argument("--hidden-size", type=int, default=16)
+    parser.add_argument("--cells", type=int, default=64)
+    parser.add_argument("--hidden-size", type=int, default=8)
     parser.add_argument("--input-size", type=int, default=4)
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument(
-        "--step-sizes", type=float, nargs="+", default=[0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
-    )
-    parser.add_argument("--singular-values", type=float, nargs="+", default=[1.0, 1.5, 2.0])
+    parser.add_argument("--step-sizes", type=float, nargs="+", default=[0.02, 0.1, 0.5, 1.0])
+    parser.add_argument("--singular-values", type=float, nargs="+", default=[1.0, 2.0, 4.0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
