@@ -107,6 +107,8 @@ class _Sweep:
         self.adjoint_y = _Buffer(like, segment + 1, n)
         self.adjoint_a = _Buffer(like, segment + 1, n)
         self.adjoint_gains = _Buffer(like, segment + 1, 2 * n)
+        self.adjoint_b = self.adjoint_gains.all[..., :n].unbind()
+        self.adjoint_b0 = self.adjoint_gains.all[..., n:].unbind()
         self.gains = _Buffer(like, segment + 1 if dynamic else 1, 2 * n)
         self.grad_u = _Buffer(like, segment, n)
         self.grad_gates = _Buffer(like, segment if dynamic else 0, 2 * n)
@@ -186,7 +188,7 @@ class _Sweep:
     def _step_back(self, segment: _Segment) -> None:
         """The recursion: adjoints of all states of the segment, newest first."""
         model, weights, scaled = self.model, self.weights, self.scaled
-        m, n = segment.y.shape[0], segment.y.shape[-1]
+        m = segment.y.shape[0]
         keep_y, keep_a = weights.keep_y, weights.keep_a
         normalization, recurrent = weights.normalization_weight, weights.recurrent_weight
         product = torch.mul if weights.identity else torch.mm
@@ -224,8 +226,8 @@ class _Sweep:
                 new_y.addmm_(grad_gate, scaled.weight_y)
                 new_a.addmm_(grad_gate, scaled.weight_a)
                 torch.mul(h, scaled.step, out=new_gains)
-            new_gains[:, :n].addcmul_(self.drive.slots[i], v)
-            new_gains[:, n:].addcmul_(self.baseline.slots[i], w, value=2.0)
+            self.adjoint_b[i].addcmul_(self.drive.slots[i], v)
+            self.adjoint_b0[i].addcmul_(self.baseline.slots[i], w, value=2.0)
             v, w, h = new_y, new_a, new_gains
 
     def _add_gradients(self, segment: _Segment) -> None:

@@ -11,7 +11,7 @@ from .folding import Folded
 __all__ = ["Run", "project_drive", "run_forward"]
 
 # Elements of one state variable in a segment of steps: few enough for the cache.
-SEGMENT_ELEMENTS = 1 << 18
+SEGMENT_ELEMENTS = 1 << 17
 
 
 class Run(NamedTuple):
