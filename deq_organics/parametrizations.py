@@ -10,14 +10,7 @@ from torch import Tensor, nn
 
 from ._validation import as_float_tensor, check_finite, check_number, check_positive
 
-__all__ = [
-    "Interval",
-    "Nonnegative",
-    "Positive",
-    "SingularValueBound",
-    "UnitInterval",
-    "largest_singular_value",
-]
+__all__ = ["Interval", "Nonnegative", "Positive", "SingularValueBound", "UnitInterval"]
 
 _SLACK = 1e-4
 
@@ -35,13 +28,13 @@ class SingularValueBound(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """``weight * min(1, bound / sigma_max(weight))``."""
-        largest = largest_singular_value(weight)
+        largest = _largest_singular_value(weight)
         return weight * (self.bound / largest.clamp_min(self.bound))
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """``weight`` itself; ValueError if its largest singular value exceeds the bound."""
         check_finite("weight", as_float_tensor("weight", weight))
-        largest = float(largest_singular_value(weight.detach()).max())
+        largest = float(_largest_singular_value(weight.detach()).max())
         if largest > self.bound * (1.0 + _SLACK):
             raise ValueError(
                 f"weight: got a largest singular value of {largest:g}, "
@@ -53,8 +46,8 @@ class SingularValueBound(nn.Module):
         return f"bound={self.bound:g}"
 
 
-def largest_singular_value(weight: Tensor) -> Tensor:
-    """Of each matrix ``(..., n, k)``, as ``(..., 1, 1)``; computed in float32 at least."""
+def _largest_singular_value(weight: Tensor) -> Tensor:
+    """``(..., 1, 1)``, computed in float32 at least."""
     single = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
     return torch.linalg.matrix_norm(single, 2, keepdim=True).to(weight.dtype)
 

@@ -14,12 +14,7 @@ from deq_organics._validation import (
     check_number,
     check_positive_int,
 )
-from deq_organics.parametrizations import (
-    Interval,
-    SingularValueBound,
-    UnitInterval,
-    largest_singular_value,
-)
+from deq_organics.parametrizations import Interval, SingularValueBound, UnitInterval
 
 from .dynamics import GainParameters, Model, Parameters, State, euler_step
 
@@ -165,7 +160,8 @@ class ORGaNICsCell(nn.Module):
         """
         with torch.no_grad():
             nn.init.kaiming_uniform_(self.input_weight, a=math.sqrt(5))
-            self.input_weight /= largest_singular_value(self.input_weight)
+            single = self.input_weight.to(_at_least_single(self.input_weight.dtype))
+            self.input_weight /= torch.linalg.matrix_norm(single, 2)
             orthogonal = _orthogonal_like(self.normalization_weight)
             if self.recurrence == "spectral":
                 self.recurrent_weight = orthogonal
@@ -311,9 +307,13 @@ def check_state(state: State, shape: tuple[int, ...], weight: Tensor) -> State:
     return state
 
 
+def _at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """The type to decompose matrices in: LAPACK knows no half precision."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def _orthogonal_like(weight: Tensor) -> Tensor:
-    """A random orthogonal matrix, drawn in single precision at least: QR knows no half."""
-    dtype = torch.promote_types(weight.dtype, torch.float32)
+    dtype = _at_least_single(weight.dtype)
     return nn.init.orthogonal_(torch.empty_like(weight, dtype=dtype)).to(weight.dtype)
 
 
