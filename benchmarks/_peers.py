@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 SOLVERS = ("anderson", "broyden", "fixed_point_iter", "simple_fixed_point_iter")
-_MAX_ITER = 100
+_MAX_ITER = 400
 _TOLERANCES = (1e-6, 5e-7, 2e-7, 1e-7)
 _BACKWARD_TOLERANCES = (1e-5, 3e-6, 1e-6, 5e-7, 2e-7)
 _TINY = 1e-12

@@ -22,11 +22,13 @@ __all__ = [
     "full_precision",
     "identity_steady_state",
     "inhibitory_firing_rate",
+    "input_gain_residual",
     "jacobian",
     "linearize",
     "matvec",
     "normalization_pool",
     "power",
+    "recurrent_drive",
     "residual",
 ]
 
@@ -73,6 +75,18 @@ def drive(y: Tensor, rectified: bool) -> Tensor:
     return torch.relu(y) if rectified else y
 
 
+def recurrent_drive(
+    y: Tensor, recurrent_weight: Tensor | None, rectified: bool, after_weights: bool = False
+) -> Tensor:
+    """``Wr y`` (Eq. 1) or ``Wr relu(y)`` (Eq. 87); ``relu(Wr y)`` with ``after_weights``.
+
+    The last is what the published RNN code computes where Eq. 87 has ``Wr relu(y)``.
+    """
+    if rectified and after_weights:
+        return torch.relu(matvec(recurrent_weight, y))
+    return matvec(recurrent_weight, drive(y, rectified))
+
+
 def normalization_pool(y: Tensor, a: Tensor, exponent: float, rectified: bool) -> Tensor:
     """``(y+ + y-) (a+)^m`` of Eq. 1, or ``y+ (a+)^m`` of Eq. 87: what ``W`` acts on."""
     return power(drive(y, rectified), exponent) * torch.relu(a)
@@ -87,15 +101,34 @@ def residual(
     normalization_weight: Tensor,
     exponent: float = 2.0,
     rectified: bool = False,
+    after_weights: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Right-hand sides of Eq. 1/15 (main) or Eq. 87 (rectified), before division by tau.
 
-    Returns ``(tau_y dy/dt, tau_a da/dt)``; both vanish at a fixed point.
+    Returns ``(tau_y dy/dt, tau_a da/dt)``; both vanish at a fixed point. ``after_weights`` is
+    that of :func:`recurrent_drive`.
     """
-    recurrent = matvec(recurrent_weight, drive(y, rectified))
+    recurrent = recurrent_drive(y, recurrent_weight, rectified, after_weights)
     gain = 1.0 - inhibitory_firing_rate(a, exponent)
     pool = matvec(normalization_weight, normalization_pool(y, a, exponent, rectified))
     return input_drive - y + gain * recurrent, semisaturation - a + pool
+
+
+def input_gain_residual(
+    gain: Tensor,
+    x: Tensor,
+    y: Tensor,
+    a: Tensor,
+    weight_x: Tensor,
+    weight_y: Tensor,
+    weight_a: Tensor,
+) -> Tensor:
+    """Right-hand side of Eq. 17, ``-b + sigmoid(Wbx x + Wby y + Wba a)``, before division by tau.
+
+    For ``gain`` ``(..., n)`` (``b``, or ``b0`` with its own weights) and input ``(..., k)``.
+    """
+    activation = matvec(weight_x, x) + matvec(weight_y, y) + matvec(weight_a, a)
+    return activation.sigmoid() - gain
 
 
 class Linearization(NamedTuple):

@@ -186,7 +186,8 @@ def _push_forward(ctx: Any, tangents: tuple[Any, ...]) -> tuple[Tensor | None, .
 
 def _refuse_nested_forward_mode() -> None:
     """Forward mode over forward mode would lose terms: the rule sees no outer tangents."""
-    if any(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters()):
+    levels = [level.key() for level in retrieve_all_functorch_interpreters()]
+    if levels.count(TransformType.Jvp) > 1:
         raise NotImplementedError(
             "a steady state has no forward-mode derivative of a forward-mode derivative; use "
             "torch.func.jacfwd(torch.func.jacrev(f)) or torch.func.hessian(f)"

@@ -16,7 +16,7 @@ from ._validation import (
     is_transformed,
 )
 
-__all__ = ["Nonnegative", "Positive", "SingularValueBound", "UnitInterval"]
+__all__ = ["Interval", "Nonnegative", "Positive", "SingularValueBound", "UnitInterval"]
 
 _SLACK = 1e-4
 
@@ -106,3 +106,30 @@ class UnitInterval(nn.Module):
         if largest >= 1:
             raise ValueError(f"value: got a largest value of {largest:g}, expected values below 1")
         return value.logit()
+
+
+class Interval(UnitInterval):
+    """Values in (low, high), ``low + (high - low) sigmoid(parameter)``."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low = check_number("low", low)
+        self.high = check_number("high", high, low=self.low, open_low=True)
+
+    def forward(self, logit: Tensor) -> Tensor:
+        """``low + (high - low) sigmoid(logit)``."""
+        return self.low + (self.high - self.low) * super().forward(logit)
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        """``logit((value - low) / (high - low))``; ValueError for a value outside the interval."""
+        unit = (as_float_tensor("value", value) - self.low) / (self.high - self.low)
+        check_finite("value", unit)
+        if not value.is_meta and not bool(((unit > 0) & (unit < 1)).all()):
+            raise ValueError(
+                f"value: got values from {float(value.min()):g} to {float(value.max()):g}, "
+                f"expected values in ({self.low:g}, {self.high:g})"
+            )
+        return super().right_inverse(unit)
+
+    def extra_repr(self) -> str:
+        return f"low={self.low:g}, high={self.high:g}"

@@ -1,0 +1,60 @@
+"""How a sequence is computed: one file per backend, chosen by name or automatically."""
+
+from typing import NamedTuple
+
+from .base import Backend, Sequence
+from .fused import FusedBackend
+from .reference import ReferenceBackend
+
+__all__ = ["AUTO", "Backend", "Choice", "Sequence", "backend_names", "choose", "register"]
+
+AUTO = "auto"
+
+# In the order in which `auto` asks them; the last one can compute everything.
+_BACKENDS: dict[str, Backend] = {
+    backend.name: backend for backend in (FusedBackend(), ReferenceBackend())
+}
+
+
+class Choice(NamedTuple):
+    """The backend that computes a sequence, and why those before it do not."""
+
+    backend: Backend
+    reason: str
+
+
+def backend_names() -> tuple[str, ...]:
+    """Names that the argument ``backend`` takes."""
+    return (AUTO, *_BACKENDS)
+
+
+def register(backend: Backend) -> None:
+    """Add a backend; ``auto`` asks it before those that are there."""
+    if backend.name in (AUTO, *_BACKENDS):
+        raise ValueError(f"backend: the name {backend.name!r} is taken, expected a new one")
+    present = dict(_BACKENDS)
+    _BACKENDS.clear()
+    _BACKENDS.update({backend.name: backend, **present})
+
+
+def choose(name: str, sequence: Sequence) -> Choice:
+    """The backend of that name, or with ``"auto"`` the first that can compute the sequence.
+
+    Raises:
+        RuntimeError: The named backend cannot compute the sequence.
+    """
+    if name != AUTO:
+        refusal = _BACKENDS[name].refusal(sequence)
+        if refusal is not None:
+            raise RuntimeError(
+                f"backend: got {name!r}, which does not support {refusal}; "
+                "expected 'reference' or 'auto' here"
+            )
+        return Choice(_BACKENDS[name], "named")
+    reasons: list[str] = []
+    for backend in _BACKENDS.values():
+        refusal = backend.refusal(sequence)
+        if refusal is None:
+            return Choice(backend, "; ".join(reasons) or "first choice")
+        reasons.append(f"{backend.name} does not support {refusal}")
+    raise RuntimeError(f"backend: no backend can compute this: {'; '.join(reasons)}")

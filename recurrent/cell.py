@@ -1,0 +1,323 @@
+"""One step of the circuit in time, as a module that holds the parameters."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from deq_organics._validation import (
+    as_float_tensor,
+    check_choice,
+    check_finite,
+    check_number,
+    check_positive_int,
+)
+from deq_organics.parametrizations import Interval, SingularValueBound, UnitInterval
+
+from .dynamics import GainParameters, Model, Parameters, State, euler_step
+
+__all__ = ["ORGaNICsCell"]
+
+RECURRENCES = ("unconstrained", "spectral", "identity")
+INPUT_GAINS = ("dynamic", "fixed")
+RECTIFIERS = ("before_weights", "after_weights")
+
+# Largest entries of W where it starts: at 1 the slope of the sigmoid would be 0.
+_SMALLEST_START, _LARGEST_START, _DIAGONAL_START = 0.01, 0.99, 0.95
+
+
+class ORGaNICsCell(nn.Module):
+    r"""One explicit Euler step of an ORGaNICs circuit that an input drives.
+
+    With ``z = relu(Wzx x)`` the rectified circuit (Eq. 87) with dynamic input gains (Eq. 17) is::
+
+        tau_y y'   = -y + b z + (1 - a+) Wr relu(y)
+        tau_a a'   = -a + (b0 sigma)^2 + W (relu(y)^2 relu(a))
+        tau_b b'   = -b + sigmoid(Wbx x + Wby y + Wba a)
+        tau_b0 b0' = -b0 + sigmoid(Wb0x x + Wb0y y + Wb0a a)
+
+    with ``a+ = sqrt(relu(a))``; a step adds ``dt / tau`` times the right-hand side. The ratios
+    ``dt / tau`` lie between 0 and a maximum, one per neuron.
+
+    Args:
+        input_size: Number of input features.
+        hidden_size: Number ``n`` of excitatory, and of inhibitory, neurons.
+        rectified: Use the rectified model; else the main model (Eq. 1/15) with ``z = Wzx x``.
+        learn_time_constants: Learn ``dt / tau = max * sigmoid(p)`` from ``p ~ N(0, 1)``; else
+            they are fixed at ``p = 1``.
+        recurrence: Recurrent weights ``Wr``: ``"unconstrained"`` (learned), ``"spectral"``
+            (learned, largest singular value at most 1) or ``"identity"`` (fixed).
+        input_gains: ``"dynamic"`` (Eq. 17) or ``"fixed"`` (``b`` and ``b0`` keep the values of
+            the initial state).
+        rectifier: ``"before_weights"``, ``Wr relu(y)`` as in Eq. 87, or ``"after_weights"``,
+            ``relu(Wr y)`` as in the published code; the main model has no rectifier.
+        semisaturation: ``sigma``, positive, not learned.
+        max_step_y: Largest ``dt / tau_y``, in (0, 1].
+        max_step_a: Largest ``dt / tau_a``, in (0, 1].
+        max_step_b: Largest ``dt / tau_b`` and ``dt / tau_b0``, in (0, 1].
+        device: Device of the parameters.
+        dtype: Floating-point type of the parameters.
+
+    Attributes:
+        input_weight: ``Wzx``, ``(hidden_size, input_size)``.
+        recurrent_weight: ``Wr``, ``(hidden_size, hidden_size)``, or None for the identity.
+        normalization_weight: ``W``, ``(hidden_size, hidden_size)``, entries in (0, 1).
+        gain_weight_x, gain_weight_y, gain_weight_a: ``Wbx``, ``Wby``, ``Wba`` of Eq. 17 for ``b``.
+        baseline_gain_weight_x, baseline_gain_weight_y, baseline_gain_weight_a: Those for ``b0``.
+        step_y, step_a, step_b, step_b0: ``dt / tau``, ``(hidden_size,)``, dimensionless.
+        semisaturation: ``sigma``, ``(hidden_size,)``.
+
+    Shape:
+        - Input: ``(B, input_size)`` or ``(input_size,)``.
+        - State, in and out: four tensors ``(B, hidden_size)`` or ``(hidden_size,)``.
+    """
+
+    input_weight: Tensor
+    recurrent_weight: Tensor | None
+    normalization_weight: Tensor
+    semisaturation: Tensor
+    step_y: Tensor
+    step_a: Tensor
+    step_b: Tensor
+    step_b0: Tensor
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        rectified: bool = True,
+        learn_time_constants: bool = True,
+        recurrence: str = "unconstrained",
+        input_gains: str = "dynamic",
+        rectifier: str = "before_weights",
+        semisaturation: float = 1.0,
+        max_step_y: float = 0.02,
+        max_step_a: float = 0.005,
+        max_step_b: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.input_size = check_positive_int("input_size", input_size)
+        self.hidden_size = check_positive_int("hidden_size", hidden_size)
+        for name, flag in (
+            ("rectified", rectified),
+            ("learn_time_constants", learn_time_constants),
+        ):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name}: got {flag!r}, expected a bool")
+        self.learn_time_constants = learn_time_constants
+        self.recurrence = check_choice("recurrence", recurrence, RECURRENCES)
+        self.input_gains = check_choice("input_gains", input_gains, INPUT_GAINS)
+        self.rectifier = check_choice("rectifier", rectifier, RECTIFIERS)
+        if rectifier == "after_weights" and not rectified:
+            raise ValueError(
+                "rectifier: got 'after_weights' with rectified=False, expected 'before_weights': "
+                "the main model has no rectifier"
+            )
+        self.model = Model(rectified, rectifier == "after_weights")
+        sigma = check_number("semisaturation", semisaturation, low=0.0, open_low=True)
+        self.max_steps = {
+            name: check_number(f"max_step_{name}", value, low=0.0, high=1.0, open_low=True)
+            for name, value in (("y", max_step_y), ("a", max_step_a), ("b", max_step_b))
+        }
+        factory: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
+        if not factory["dtype"].is_floating_point:
+            raise TypeError(f"dtype: got {dtype}, expected a floating-point type")
+
+        n = hidden_size
+        self.input_weight = nn.Parameter(torch.empty(n, input_size, **factory))
+        self.normalization_weight = nn.Parameter(torch.full((n, n), 0.5, **factory))
+        if recurrence == "identity":
+            self.register_parameter("recurrent_weight", None)
+        else:
+            self.recurrent_weight = nn.Parameter(torch.eye(n, **factory))
+        for name in self._gain_weight_names():
+            columns = input_size if name.endswith("x") else n
+            self.register_parameter(name, nn.Parameter(torch.empty(n, columns, **factory)))
+        self.register_buffer("semisaturation", torch.full((n,), sigma, **factory))
+        for name, largest in self._largest_steps().items():
+            fixed = torch.full((n,), largest * torch.ones(()).sigmoid().item(), **factory)
+            if learn_time_constants:
+                self.register_parameter(name, nn.Parameter(fixed))
+                parametrize.register_parametrization(self, name, Interval(0.0, largest))
+            else:
+                self.register_buffer(name, fixed)
+        parametrize.register_parametrization(self, "normalization_weight", UnitInterval())
+        if recurrence == "spectral":
+            parametrize.register_parametrization(self, "recurrent_weight", SingularValueBound(1.0))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew, by the paper's recipe for sequences.
+
+        ``Wzx`` Kaiming-uniform scaled to spectral norm 1, ``Wr`` orthogonal, ``W`` uniform in
+        (0, 1) with a diagonal near 1, the gains' weights Kaiming-uniform, and learned
+        ``dt / tau = max * sigmoid(p)`` with ``p ~ N(0, 1)``.
+        """
+        with torch.no_grad():
+            nn.init.kaiming_uniform_(self.input_weight, a=math.sqrt(5))
+            single = self.input_weight.to(_at_least_single(self.input_weight.dtype))
+            self.input_weight /= torch.linalg.matrix_norm(single, 2)
+            orthogonal = _orthogonal_like(self.normalization_weight)
+            if self.recurrence == "spectral":
+                self.recurrent_weight = orthogonal
+            elif self.recurrent_weight is not None:
+                self.recurrent_weight.copy_(orthogonal)
+            weight = torch.empty_like(self.normalization_weight)
+            weight.uniform_(_SMALLEST_START, _LARGEST_START).fill_diagonal_(_DIAGONAL_START)
+            self.normalization_weight = weight
+            for name in self._gain_weight_names():
+                nn.init.kaiming_uniform_(getattr(self, name), a=math.sqrt(5))
+            if self.learn_time_constants:
+                for name, largest in self._largest_steps().items():
+                    step = largest * torch.randn_like(getattr(self, name)).sigmoid()
+                    setattr(self, name, step)
+
+    def parameters_of_step(self) -> Parameters:
+        """The constrained parameters, each computed once: what the backends work with."""
+        gain = baseline = None
+        if self.input_gains == "dynamic":
+            gain, baseline = (
+                GainParameters(
+                    getattr(self, f"{prefix}_x"),
+                    getattr(self, f"{prefix}_y"),
+                    getattr(self, f"{prefix}_a"),
+                    step,
+                )
+                for prefix, step in (
+                    ("gain_weight", self.step_b),
+                    ("baseline_gain_weight", self.step_b0),
+                )
+            )
+        return Parameters(
+            self.input_weight,
+            self.recurrent_weight,
+            self.normalization_weight,
+            self.semisaturation,
+            self.step_y,
+            self.step_a,
+            gain,
+            baseline,
+        )
+
+    def rest_state(self, batch_size: int | None = None) -> State:
+        """The default initial state, ``(batch_size, hidden_size)`` or ``(hidden_size,)``.
+
+        ``y = 0``, ``b = b0 = 1/2`` and ``a = (b0 sigma)^2``: where ``y`` and ``a`` rest without
+        an input, and the gains at ``sigmoid(0)``.
+        """
+        half = torch.full_like(self.semisaturation, 0.5)
+        return _repeat(
+            State(torch.zeros_like(half), (half * self.semisaturation).square(), half, half),
+            batch_size,
+        )
+
+    def draw_state(
+        self, batch_size: int | None = None, *, generator: torch.Generator | None = None
+    ) -> State:
+        """A random initial state by the published recipe, the same for the whole batch.
+
+        ``y``, ``a`` and ``b`` uniform in (0, 1), ``y`` scaled to length 1, ``b0 = 1``.
+        """
+        like = self.semisaturation
+        y, a, b = torch.rand(
+            3, self.hidden_size, generator=generator, dtype=like.dtype, device=like.device
+        )
+        length = torch.linalg.vector_norm(y).clamp_min(torch.finfo(y.dtype).tiny)
+        return _repeat(State(y / length, a, b, torch.ones_like(b)), batch_size)
+
+    def forward(self, x: Tensor, state: State | None = None) -> State:
+        """The state one step later, for input ``x`` and ``state`` (:meth:`rest_state` if None).
+
+        Raises:
+            TypeError: ``x`` or ``state`` is not of the right type.
+            ValueError: A shape, dtype or device does not fit, or a value is not finite.
+        """
+        check_input(x, self.input_weight, (1, 2), "(B, {0}) or ({0},)")
+        batch = x.shape[0] if x.ndim == 2 else None
+        if state is None:
+            state = self.rest_state(batch)
+        else:
+            state = check_state(state, (*x.shape[:-1], self.hidden_size), self.input_weight)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.input_weight.dtype)
+            return euler_step(self.model, self.parameters_of_step(), x, state)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.input_size}, {self.hidden_size}"]
+        for name, value, default in (
+            ("rectified", self.model.rectified, True),
+            ("learn_time_constants", self.learn_time_constants, True),
+            ("recurrence", self.recurrence, RECURRENCES[0]),
+            ("input_gains", self.input_gains, INPUT_GAINS[0]),
+            ("rectifier", self.rectifier, RECTIFIERS[0]),
+        ):
+            if value != default:
+                parts.append(f"{name}={value!r}")
+        return ", ".join(parts)
+
+    def _gain_weight_names(self) -> list[str]:
+        if self.input_gains == "fixed":
+            return []
+        return [f"{gain}_weight_{part}" for gain in ("gain", "baseline_gain") for part in "xya"]
+
+    def _largest_steps(self) -> dict[str, float]:
+        largest = {"step_y": self.max_steps["y"], "step_a": self.max_steps["a"]}
+        if self.input_gains == "dynamic":
+            largest |= {"step_b": self.max_steps["b"], "step_b0": self.max_steps["b"]}
+        return largest
+
+
+def check_input(x: Tensor, weight: Tensor, ndims: tuple[int, ...], expected: str) -> None:
+    """Raise where ``x`` does not go with the input weights ``(n, input_size)``."""
+    as_float_tensor("x", x)
+    size = weight.shape[-1]
+    if x.ndim not in ndims or x.shape[-1] != size:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected {expected.format(size)}")
+    if x.device != weight.device:
+        raise ValueError(f"x: got device {x.device}, expected {weight.device} as the parameters")
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"x: got {x.dtype}, expected {weight.dtype} as the parameters")
+    check_finite("x", x)
+
+
+def check_state(state: State, shape: tuple[int, ...], weight: Tensor) -> State:
+    """``state`` as a :class:`State` of four finite tensors of that shape, like ``weight``."""
+    if not isinstance(state, tuple) or len(state) != len(State._fields):
+        length = f" of length {len(state)}" if isinstance(state, tuple) else ""
+        raise TypeError(
+            f"state: got {type(state).__name__}{length}, expected a State of four tensors"
+        )
+    state = State(*state)
+    for name, tensor in zip(State._fields, state, strict=True):
+        name = f"state.{name}"
+        as_float_tensor(name, tensor)
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
+        if tensor.dtype != weight.dtype or tensor.device != weight.device:
+            raise ValueError(
+                f"{name}: got {tensor.dtype} on {tensor.device}, "
+                f"expected {weight.dtype} on {weight.device} as the parameters"
+            )
+        check_finite(name, tensor)
+    return state
+
+
+def _at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """The type to decompose matrices in: LAPACK knows no half precision."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _orthogonal_like(weight: Tensor) -> Tensor:
+    dtype = _at_least_single(weight.dtype)
+    return nn.init.orthogonal_(torch.empty_like(weight, dtype=dtype)).to(weight.dtype)
+
+
+def _repeat(state: State, batch_size: int | None) -> State:
+    if batch_size is None:
+        return state
+    return State(*(tensor.expand(batch_size, -1).clone() for tensor in state))

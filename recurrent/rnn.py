@@ -1,0 +1,196 @@
+"""The circuit as a sequence module, with the manners of ``torch.nn.RNN``."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deq_organics import equations
+from deq_organics._validation import check_choice, check_positive_int
+
+from .backends import Choice, Sequence, backend_names, choose
+from .cell import ORGaNICsCell, check_input, check_state
+from .dynamics import State
+
+__all__ = ["ORGaNICsRNN"]
+
+READOUTS = ("y", "rates")
+
+
+class ORGaNICsRNN(nn.Module):
+    r"""Layers of ORGaNICs circuits stepped through a sequence, one step per element.
+
+    Each layer is an :class:`ORGaNICsCell`; a layer's read-out is the next one's input. Training
+    is plain backpropagation through time. Nothing is kept in the module between calls.
+
+    Args:
+        input_size: Number of input features.
+        hidden_size: Number of excitatory, and of inhibitory, neurons of each layer.
+        num_layers: Number of layers.
+        batch_first: Take and return ``(B, T, features)`` instead of ``(T, B, features)``; the
+            state's layout does not change.
+        rectified: See :class:`ORGaNICsCell`, as for the options below it.
+        learn_time_constants: See :class:`ORGaNICsCell`.
+        backend: ``"reference"`` (the cell under autograd, works everywhere), ``"fused"``
+            (backpropagation by hand, first derivatives only; raises where it does not apply) or
+            ``"auto"`` (the fastest one that applies; see :meth:`backend_for`).
+        recurrence: See :class:`ORGaNICsCell`.
+        input_gains: See :class:`ORGaNICsCell`.
+        readout: ``"y"``, the membrane potentials, or ``"rates"``, ``y+ = relu(y)^2``.
+        rectifier: See :class:`ORGaNICsCell`.
+        semisaturation: See :class:`ORGaNICsCell`.
+        max_step_y: See :class:`ORGaNICsCell`.
+        max_step_a: See :class:`ORGaNICsCell`.
+        max_step_b: See :class:`ORGaNICsCell`.
+        device: Device of the parameters.
+        dtype: Floating-point type of the parameters.
+
+    Shape:
+        - Input: ``(T, B, input_size)``, ``(B, T, input_size)`` with ``batch_first``, or
+          ``(T, input_size)``; ``T >= 1``.
+        - Output: the same with ``hidden_size``, the last layer's read-out after every step.
+        - State, in and out: four tensors ``(num_layers, B, hidden_size)``, or
+          ``(num_layers, hidden_size)`` for an unbatched input.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        batch_first: bool = False,
+        rectified: bool = True,
+        learn_time_constants: bool = True,
+        backend: str = "auto",
+        recurrence: str = "unconstrained",
+        input_gains: str = "dynamic",
+        readout: str = "y",
+        rectifier: str = "before_weights",
+        semisaturation: float = 1.0,
+        max_step_y: float = 0.02,
+        max_step_a: float = 0.005,
+        max_step_b: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.input_size = check_positive_int("input_size", input_size)
+        self.hidden_size = check_positive_int("hidden_size", hidden_size)
+        self.num_layers = check_positive_int("num_layers", num_layers)
+        if not isinstance(batch_first, bool):
+            raise TypeError(f"batch_first: got {batch_first!r}, expected a bool")
+        self.batch_first = batch_first
+        self.backend = check_choice("backend", backend, backend_names())
+        self.readout = check_choice("readout", readout, READOUTS)
+        options: dict[str, Any] = {
+            "rectified": rectified,
+            "learn_time_constants": learn_time_constants,
+            "recurrence": recurrence,
+            "input_gains": input_gains,
+            "rectifier": rectifier,
+            "semisaturation": semisaturation,
+            "max_step_y": max_step_y,
+            "max_step_a": max_step_a,
+            "max_step_b": max_step_b,
+            "device": device,
+            "dtype": dtype,
+        }
+        sizes = [input_size] + [hidden_size] * (num_layers - 1)
+        self.cells = nn.ModuleList(ORGaNICsCell(size, hidden_size, **options) for size in sizes)
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters of every layer anew; see :meth:`ORGaNICsCell.reset_parameters`."""
+        for cell in self._layers():
+            cell.reset_parameters()
+
+    def rest_state(self, batch_size: int | None = None) -> State:
+        """The default initial state, see :meth:`ORGaNICsCell.rest_state`, for all layers.
+
+        Shapes ``(num_layers, batch_size, hidden_size)``, or ``(num_layers, hidden_size)`` for
+        None.
+        """
+        return _stack([cell.rest_state(batch_size) for cell in self._layers()])
+
+    def draw_state(
+        self, batch_size: int | None = None, *, generator: torch.Generator | None = None
+    ) -> State:
+        """A random initial state by the published recipe; see :meth:`ORGaNICsCell.draw_state`.
+
+        Shapes as for :meth:`rest_state`. Draw once and pass the same state to every call, as
+        the recipe does.
+        """
+        return _stack([cell.draw_state(batch_size, generator=generator) for cell in self._layers()])
+
+    def backend_for(self, x: Tensor, state: State | None = None) -> Choice:
+        """Which backend the first layer takes for these arguments, and why."""
+        rows, state, _ = self._arguments(x, state)
+        first = State(*(tensor[0] for tensor in state))
+        cell = self._layers()[0]
+        return choose(self.backend, Sequence(cell.model, cell.parameters_of_step(), rows, first))
+
+    # Backends loop over the steps in Python: a compiler would unroll the whole sequence.
+    @torch.compiler.disable(recursive=True)
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Read-out after every step and the last state; see the shapes above.
+
+        Args:
+            x: The input.
+            state: State before the first step; :meth:`rest_state` if None. Differentiable.
+
+        Raises:
+            TypeError: ``x`` or ``state`` is not of the right type.
+            ValueError: A shape, dtype or device does not fit, or a value is not finite.
+            RuntimeError: The backend named at construction does not apply.
+        """
+        values, state, batched = self._arguments(x, state)
+        last = []
+        with torch.autocast(x.device.type, enabled=False):
+            values = values.to(state.y.dtype)
+            for layer, cell in enumerate(self._layers()):
+                first = State(*(tensor[layer] for tensor in state))
+                sequence = Sequence(cell.model, cell.parameters_of_step(), values, first)
+                values, final = choose(self.backend, sequence).backend.run(sequence)
+                last.append(final)
+                if self.readout == "rates":
+                    values = equations.firing_rate(values)
+        if not batched:
+            return values.squeeze(1), State(*(tensor.squeeze(1) for tensor in _stack(last)))
+        return (values.transpose(0, 1) if self.batch_first else values), _stack(last)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.input_size}, {self.hidden_size}"]
+        for name, default in (
+            ("num_layers", 1),
+            ("batch_first", False),
+            ("backend", "auto"),
+            ("readout", "y"),
+        ):
+            if (value := getattr(self, name)) != default:
+                parts.append(f"{name}={value!r}")
+        return ", ".join(parts)
+
+    def _layers(self) -> list[ORGaNICsCell]:
+        return [cell for cell in self.cells if isinstance(cell, ORGaNICsCell)]
+
+    def _arguments(self, x: Tensor, state: State | None) -> tuple[Tensor, State, bool]:
+        """``x`` as ``(T, B, input_size)``, the initial state with a batch, and whether it had."""
+        weight = self._layers()[0].input_weight
+        layout = "(B, T, {0})" if self.batch_first else "(T, B, {0})"
+        check_input(x, weight, (2, 3), f"{layout} or (T, {{0}})")
+        batched = x.ndim == 3
+        rows = x.unsqueeze(1) if not batched else x.transpose(0, 1) if self.batch_first else x
+        if rows.shape[0] == 0:
+            raise ValueError(f"x: got shape {tuple(x.shape)}, expected at least one step")
+        if state is None:
+            return rows, self.rest_state(rows.shape[1]), batched
+        batch = (rows.shape[1],) if batched else ()
+        state = check_state(state, (self.num_layers, *batch, self.hidden_size), weight)
+        if not batched:
+            state = State(*(tensor.unsqueeze(1) for tensor in state))
+        return rows, state, batched
+
+
+def _stack(states: list[State]) -> State:
+    """States of the layers as one, a leading dimension per layer."""
+    return State(*(torch.stack(parts) for parts in zip(*states, strict=True)))

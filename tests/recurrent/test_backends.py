@@ -1,0 +1,193 @@
+"""The fused backend against the oracle, both against finite differences, and its refusals."""
+
+import pytest
+import torch
+
+from recurrent import ORGaNICsRNN, State
+from recurrent import backends as registry
+from recurrent.backends.fused import forward as fused
+
+MODELS = [
+    {},
+    {"rectifier": "after_weights"},
+    {"rectified": False},
+]
+VARIANTS = [
+    {"recurrence": "spectral"},
+    {"recurrence": "identity"},
+    {"input_gains": "fixed"},
+    {"learn_time_constants": False, "readout": "rates"},
+    {"num_layers": 2, "semisaturation": 0.6},
+]
+FAST = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
+
+
+def outputs_and_gradients(rnn, backend, x, state, weights):
+    rnn.backend = backend
+    x = x.clone().requires_grad_()
+    state = State(*(part.clone().requires_grad_() for part in state))
+    output, last = rnn(x, state)
+    values = [output, *last]
+    loss = sum((value * weight).sum() for value, weight in zip(values, weights, strict=True))
+    inputs = {"x": x, **state._asdict(), **dict(rnn.named_parameters())}
+    gradients = torch.autograd.grad(loss, inputs.values(), materialize_grads=True)
+    return values, dict(zip(inputs, gradients, strict=True))
+
+
+def compare(rnn, steps, batch, state=None, segment_tolerance=1e-8):
+    layers, n = rnn.num_layers, rnn.hidden_size
+    x = torch.rand(steps, batch, rnn.input_size)
+    state = state or State(*torch.randn(4, layers, batch, n))
+    weights = [torch.randn(steps, batch, n), *torch.randn(4, layers, batch, n)]
+    expected, expected_gradients = outputs_and_gradients(rnn, "reference", x, state, weights)
+    got, gradients = outputs_and_gradients(rnn, "fused", x, state, weights)
+    for left, right in zip(got, expected, strict=True):
+        assert (left - right).abs().max() <= 1e-10
+    for name, gradient in gradients.items():
+        reference = expected_gradients[name]
+        error = (gradient - reference).norm() / reference.norm().clamp_min(1e-30)
+        assert error <= segment_tolerance, name
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("variant", [{}, *VARIANTS])
+@pytest.mark.parametrize("segment", [1, 60, 1 << 18])
+def test_fused_equals_reference(model, variant, segment, monkeypatch):
+    monkeypatch.setattr(fused, "SEGMENT_ELEMENTS", segment)
+    compare(ORGaNICsRNN(3, 6, **FAST, **{**variant, **model}), steps=7, batch=5)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("model", MODELS)
+def test_fused_equals_reference_over_a_long_sequence(model):
+    rnn = ORGaNICsRNN(1, 64, **model)
+    compare(rnn, steps=784, batch=8, state=rnn.draw_state(8))
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("options", [*MODELS, *VARIANTS])
+def test_gradcheck(backend, options):
+    rnn = ORGaNICsRNN(2, 3, backend=backend, **FAST, **options)
+    names = [name for name, _ in rnn.named_parameters()]
+    # An orthogonal Wr sits on the kink of the spectral bound.
+    noisy = [value.detach() + 0.3 * torch.randn_like(value) for value in rnn.parameters()]
+    parameters = [value.requires_grad_() for value in noisy]
+    layers = rnn.num_layers
+    state = [part.clone().requires_grad_() for part in torch.rand(4, layers, 2, 3) + 0.1]
+    x = torch.rand(4, 2, 2, requires_grad=True)
+
+    def run(x, y, a, b, b0, *values):
+        arguments = dict(zip(names, values, strict=True))
+        output, last = torch.func.functional_call(rnn, arguments, (x, State(y, a, b, b0)))
+        return output, *last
+
+    assert torch.autograd.gradcheck(run, (x, *state, *parameters))
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("value", [0.0, -0.5])
+def test_gradient_where_the_inhibition_is_silent(value):
+    rnn = ORGaNICsRNN(2, 4, **FAST)
+    state = rnn.draw_state(3)._replace(a=torch.full((1, 3, 4), value))
+    compare(rnn, steps=5, batch=3, state=state)
+
+
+@pytest.mark.parametrize("keep", ["output", "y", "a", "b", "b0"])
+def test_gradient_of_one_result_alone(keep):
+    gradients = []
+    for backend in ("reference", "fused"):
+        torch.manual_seed(1)
+        rnn = ORGaNICsRNN(2, 4, backend=backend, dtype=torch.float64, **FAST)
+        output, last = rnn(torch.rand(6, 3, 2, dtype=torch.float64))
+        value = output if keep == "output" else getattr(last, keep)
+        inputs = list(rnn.parameters())
+        found = torch.autograd.grad(value.square().sum(), inputs, materialize_grads=True)
+        gradients.append(torch.cat([part.flatten() for part in found]))
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-14)
+
+
+def test_backward_twice_over_one_graph():
+    rnn = ORGaNICsRNN(2, 4, backend="fused")
+    output, _ = rnn(torch.rand(6, 3, 2))
+    loss = output.square().sum()
+    first, second = (
+        torch.autograd.grad(loss, list(rnn.parameters()), retain_graph=True) for _ in range(2)
+    )
+    for left, right in zip(first, second, strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("segment", [1, 36, 1 << 18])
+def test_without_gradients_the_numbers_are_the_same(segment, monkeypatch):
+    monkeypatch.setattr(fused, "SEGMENT_ELEMENTS", segment)
+    rnn = ORGaNICsRNN(2, 4, backend="fused")
+    x = torch.rand(50, 3, 2)
+    expected, _ = rnn(x)
+    with torch.no_grad():
+        got, _ = rnn(x)
+    torch.testing.assert_close(got, expected)
+
+
+def test_second_derivatives_are_refused_by_name():
+    rnn = ORGaNICsRNN(2, 4, backend="fused")
+    output, _ = rnn(torch.rand(6, 3, 2))
+    with pytest.raises(RuntimeError, match=r"second derivatives.*expected backend='reference'"):
+        torch.autograd.grad(output.sum(), list(rnn.parameters()), create_graph=True)
+
+
+def test_second_derivatives_of_the_reference():
+    rnn = ORGaNICsRNN(2, 3, backend="reference")
+    x = torch.rand(4, 1, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(rnn(x)[0].square().sum(), x, create_graph=True)
+    gradient.square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_auto_prefers_fused_and_says_why_not():
+    rnn, x = ORGaNICsRNN(2, 3), torch.rand(4, 1, 2)
+    assert rnn.backend_for(x).backend.name == "fused"
+    half = ORGaNICsRNN(2, 3, dtype=torch.bfloat16)
+    choice = half.backend_for(x.bfloat16())
+    assert choice.backend.name == "reference"
+    assert "fused does not support torch.bfloat16" in choice.reason
+
+
+def test_auto_falls_back_under_transforms():
+    rnn = ORGaNICsRNN(2, 3, dtype=torch.float64)
+    x = torch.rand(5, 4, 1, 2, dtype=torch.float64)
+    batched = torch.func.vmap(lambda row: rnn(row)[0])(x)
+    for row, expected in zip(x, batched, strict=True):
+        torch.testing.assert_close(rnn(row)[0], expected)
+    _, tangent = torch.func.jvp(lambda row: rnn(row)[0], (x[0],), (torch.ones_like(x[0]),))
+    difference = (rnn(x[0] + 1e-6)[0] - rnn(x[0] - 1e-6)[0]) / 2e-6
+    torch.testing.assert_close(tangent, difference, rtol=1e-6, atol=1e-9)
+
+
+def test_named_fused_refuses_transforms():
+    rnn = ORGaNICsRNN(2, 3, backend="fused")
+    with pytest.raises(RuntimeError, match=r"'fused', which does not support torch\.func"):
+        torch.func.vmap(lambda row: rnn(row)[0])(torch.rand(5, 4, 1, 2))
+
+
+def test_a_registered_backend_is_asked_first(monkeypatch):
+    class Constant:
+        name = "constant"
+
+        def refusal(self, sequence):
+            return None if sequence.x.shape[0] > 2 else "short sequences"
+
+        def run(self, sequence):
+            y = sequence.state.y
+            return y.new_full((len(sequence.x), *y.shape), 3.0), sequence.state
+
+    monkeypatch.setattr(registry, "_BACKENDS", dict(registry._BACKENDS))
+    registry.register(Constant())
+    rnn = ORGaNICsRNN(2, 3)
+    assert (rnn(torch.rand(4, 1, 2))[0] == 3).all()
+    choice = rnn.backend_for(torch.rand(2, 1, 2))
+    assert choice.backend.name == "fused"
+    assert "constant does not support short sequences" in choice.reason
+    with pytest.raises(ValueError, match="'fused' is taken"):
+        registry.register(registry.FusedBackend())

@@ -1,0 +1,170 @@
+"""Faults that adversarial use once found, one test each: they must not come back."""
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+from torch.func import jacfwd, jacrev
+
+from deq_organics import Circuit, ORGaNICsDEQ, m_matrix_certificate
+from deq_organics.solvers import SOLVERS
+
+D = torch.float64
+ONE = torch.ones(1, 1, dtype=D)
+
+
+def rand(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=D)
+
+
+def test_forward_over_forward_is_refused():
+    d, c, w = rand(3), 0.5 + rand(3, seed=1), rand(3, 3, seed=2)
+    wr = 0.3 * rand(3, 3, seed=3)
+
+    def f(d):
+        return Circuit(d, c, wr, w).steady_state(tol=1e-12).y.square().sum()
+
+    with pytest.raises(NotImplementedError, match="forward-mode"):
+        jacfwd(jacfwd(f))(d)
+    torch.testing.assert_close(jacfwd(jacrev(f))(d), jacrev(jacrev(f))(d))
+
+
+def test_forward_ad_of_one_circuit():
+    with forward_ad.dual_level():
+        drive = forward_ad.make_dual(torch.full((2, 1), 0.1, dtype=D), torch.ones(2, 1, dtype=D))
+        Circuit(drive, 0.5, -ONE, ONE).steady_state()
+
+
+def test_forward_ad_of_an_unbatched_circuit():
+    with forward_ad.dual_level():
+        drive = forward_ad.make_dual(rand(3), torch.ones(3, dtype=D))
+        Circuit(drive, 0.5, 0.3 * rand(3, 3), rand(3, 3)).steady_state()
+
+
+@pytest.mark.parametrize("per_circuit_semisaturation", [False, True])
+@pytest.mark.parametrize("size", [2, 5, 16])
+def test_a_neighbour_changes_no_bit(size, per_circuit_semisaturation):
+    changed = 0
+    for seed in range(10):
+        wr = rand(2, 2, seed=seed) - 0.5
+        d, w = rand(size, 2, seed=seed + 50), rand(2, 2, seed=seed + 99)
+        c = 0.1 + rand(*((size,) if per_circuit_semisaturation else ()), 2, seed=seed + 7)
+        first = Circuit(d, c, wr, w).steady_state(tol=1e-10, on_failure="ignore")
+        d2, c2 = d.clone(), c.clone()
+        d2[0] = 10.0
+        if per_circuit_semisaturation:
+            c2[0] = 1e-3
+        second = Circuit(d2, c2, wr, w).steady_state(tol=1e-10, on_failure="ignore")
+        changed += not torch.equal(first.y[1:], second.y[1:])
+    assert changed == 0
+
+
+def test_simple_fixed_point_iter():
+    Circuit(rand(4, 3), 0.5, None, rand(3, 3)).steady_state("simple_fixed_point_iter")
+
+
+@pytest.mark.parametrize("solver", SOLVERS[2:5])
+def test_torchdeq_counterexample_beside_good_ones(solver):
+    d = torch.full((4, 1), 0.1, dtype=D)
+    d[0] = 1.0
+    state = Circuit(d, 0.5, -ONE, ONE).steady_state(solver, on_failure="ignore")
+    assert state.converged.tolist() == [False, True, True, True]
+
+
+def test_anderson_survives_a_singular_system():
+    Circuit(torch.ones(2, 1), 0.5, -torch.ones(1, 1), torch.ones(1, 1)).steady_state(
+        "anderson", on_failure="ignore"
+    )
+
+
+@pytest.mark.parametrize("recurrence", [None, 0.5 * torch.eye(2)])
+@pytest.mark.parametrize("size", [1e15, 1e20])
+def test_overflow_is_not_called_converged(recurrence, size):
+    state = Circuit(torch.full((2,), size), 0.5, recurrence, torch.ones(2, 2)).steady_state(
+        on_failure="ignore"
+    )
+    assert not (state.converged and state.residual.isnan())
+
+
+def test_algorithm1_returns_no_nan_under_ignore():
+    state = Circuit(rand(2, 3), 1.0, torch.zeros(3, 3, dtype=D), rand(3, 3)).steady_state(
+        "algorithm1", on_failure="ignore"
+    )
+    assert torch.isfinite(state.y).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("recurrence", [None, 0.5 * torch.eye(3, dtype=D)])
+def test_empty_batch(solver, recurrence):
+    state = Circuit(rand(0, 3), 1.0, recurrence, rand(3, 3)).steady_state(solver)
+    assert state.y.shape == (0, 3)
+
+
+def test_empty_batch_of_a_layer():
+    layer = ORGaNICsDEQ(4, 3)
+    layer.recurrent_weight = 0.5 * torch.eye(3)
+    assert layer(torch.ones(0, 4)).shape == (0, 3)
+
+
+def test_meta_device():
+    ORGaNICsDEQ(4, 3, device="meta")
+
+
+def test_dtype_must_be_a_dtype():
+    with pytest.raises(TypeError, match="dtype"):
+        ORGaNICsDEQ(4, 3, dtype="float32")
+
+
+@pytest.mark.parametrize("method", ["vector_field", "jacobian"])
+@pytest.mark.parametrize(
+    "state", [(torch.ones(4, 3), torch.ones(4, 3)), (torch.ones(5, 3).float(),) * 2]
+)
+def test_state_of_other_leading_shape_or_dtype(method, state):
+    circuit = Circuit(rand(5, 3), 1.0, rand(3, 3), rand(3, 3))
+    state = state if state[0].shape[0] == 5 else tuple(s.double() for s in state)
+    if method == "jacobian" and state[0].shape[0] == 4:
+        pytest.skip("does not depend on the drive")
+    with pytest.raises(ValueError, match=r"^y: "):
+        getattr(circuit, method)(*state)
+
+
+def test_autocast_does_not_reach_the_equations():
+    c = Circuit(rand(5, 3).float(), 1.0, None, rand(3, 3).float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = c.closed_form()[1]
+        certificate = m_matrix_certificate(c)
+    torch.testing.assert_close(low, c.closed_form()[1])
+    torch.testing.assert_close(
+        certificate.lyapunov_diagonal, m_matrix_certificate(c).lyapunov_diagonal
+    )
+
+
+def test_converged_means_within_tol():
+    g = torch.Generator().manual_seed(0)
+    wr = torch.randn(2000, 3, 3, generator=g)
+    wr = 3 * wr / torch.linalg.matrix_norm(wr, 2, keepdim=True)
+    d, c, w = (torch.rand(2000, *s, generator=g) for s in ((3,), (3,), (3, 3)))
+    state = Circuit(d, c + 1e-3, wr, w).steady_state(tol=2e-6, on_failure="ignore")
+    assert (state.residual[state.converged] <= 2e-6).all()
+
+
+def test_large_and_small_inputs_count():
+    layer = ORGaNICsDEQ(4, 3)
+    x = torch.ones(4)
+    torch.testing.assert_close(layer.circuit(1e20 * x).input_drive.norm() > 0, torch.tensor(True))
+    torch.testing.assert_close(layer.circuit(1e-30 * x).input_drive.norm() > 0, torch.tensor(True))
+
+
+def test_a_weakly_damped_circuit_is_solved():
+    drive, wr, w = (
+        torch.tensor([[value]], dtype=D)
+        for value in (0.005419029419117786, 2.114993567286141, 0.19955962746199854)
+    )
+    circuit = Circuit(drive, 0.0001542513296828156, wr, w)
+    state = circuit.steady_state(on_failure="ignore")
+    assert state.converged.all()
+
+
+def test_warning_points_at_the_caller():
+    with pytest.warns(RuntimeWarning) as seen:
+        Circuit(torch.ones(1, 1), 0.5, -torch.ones(1, 1), torch.ones(1, 1)).steady_state()
+    assert seen[0].filename == __file__
