@@ -39,8 +39,7 @@ class SingularValueBound(nn.Module):
             if bool((rows.amax(-1) * columns.amax(-1) <= self.bound**2).all()):
                 # Hoelder's inequality proves the bound: no singular value is needed.
                 return weight
-        largest = _largest_singular_value(weight)
-        return weight * (self.bound / largest.clamp_min(self.bound))
+        return weight * (self.bound / _largest_singular_value(weight, at_least=self.bound))
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """``weight`` itself; ValueError if its largest singular value exceeds the bound."""
@@ -57,10 +56,15 @@ class SingularValueBound(nn.Module):
         return f"bound={self.bound:g}"
 
 
-def _largest_singular_value(weight: Tensor) -> Tensor:
-    """``(..., 1, 1)``, computed in float32 at least."""
-    single = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
-    return torch.linalg.matrix_norm(single, 2, keepdim=True).to(weight.dtype)
+def _largest_singular_value(weight: Tensor, at_least: float = 0.0) -> Tensor:
+    """``max(sigma_max, at_least)`` of shape ``(..., 1, 1)``, with its gradient.
+
+    From the largest eigenvalue of ``W^T W`` in double precision: float32's singular value
+    decomposition fails on matrices close to the identity, whose singular values all but coincide.
+    """
+    double = weight.double()
+    squared = torch.linalg.eigvalsh(double.mT @ double)[..., -1, None, None]
+    return squared.clamp_min(at_least**2).sqrt().to(weight.dtype)
 
 
 class Positive(nn.Module):
