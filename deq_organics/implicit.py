@@ -28,6 +28,10 @@ from .solvers.auto import has_identity_recurrence
 __all__ = ["SolveOptions", "steady_state_function"]
 
 
+# The dense adjoint works on this many entries of Jacobians at a time, whatever the batch.
+_ENTRIES_AT_A_TIME = 2**19
+
+
 class SolveOptions(NamedTuple):
     """How to solve, as one hashable value."""
 
@@ -223,8 +227,8 @@ def _solve_adjoint(
         error = adjoint_residual(problem, y, a, adjoint, g)
     else:
         adjoint, error = solve_adjoint_iteratively(problem, y, a, g, 0.5 * accepted)
-        left = (~(error <= accepted)).nonzero().squeeze(-1)
-        if left.numel():
+        unsolved = (~(error <= accepted)).nonzero().squeeze(-1)
+        for left in unsolved.split(max(1, _ENTRIES_AT_A_TIME // g.shape[-1] ** 2)):
             part = problem.select(left)
             dense = solve_adjoint_dense(part, y[left], a[left], g[left])
             adjoint[left] = dense

@@ -168,3 +168,13 @@ def test_warning_points_at_the_caller():
     with pytest.warns(RuntimeWarning) as seen:
         Circuit(torch.ones(1, 1), 0.5, -torch.ones(1, 1), torch.ones(1, 1)).steady_state()
     assert seen[0].filename == __file__
+
+
+def test_a_growing_mode_that_repeats_itself_is_not_called_stable():
+    """With ``Wr`` next to nothing and a pool that outgrows its leak there is no steady state."""
+    normalization = torch.tensor([[0.9220, 0.0381], [0.7037, 0.1759]], dtype=D)
+    drive = torch.tensor([[-1.0747, -0.2997]], dtype=D)
+    circuit = Circuit(
+        drive, 0.02, 4e-41 * torch.eye(2, dtype=D), normalization, tau_y=10.0, exponent=1.0
+    )
+    assert not circuit.steady_state(tol=1e-9, on_failure="ignore").converged.any()

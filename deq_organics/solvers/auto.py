@@ -14,6 +14,7 @@ from .status import Solution, Status
 __all__ = ["has_identity_recurrence", "solve_auto", "solve_closed_form"]
 
 _NEWTON_STEPS = 30
+_FAR_AWAY = 1e8
 # The safeguard works on dense (2n, 2n) matrices: this many of their entries at a time.
 _ENTRIES_AT_A_TIME = 2**25
 
@@ -110,7 +111,11 @@ def _try_newton(
     """
     part = problem.select(left)
     found = solve_newton(part, *start, tol, _NEWTON_STEPS)
-    stable = is_stable(part, found.y, found.a, found.status == Status.CONVERGED)
+    # Newton's method can run off to where only rounding makes the equations hold.
+    scale = part.input_drive.norm(dim=-1) + part.semisaturation.norm(dim=-1) + 1.0
+    near = found.y.norm(dim=-1) + found.a.norm(dim=-1) <= _FAR_AWAY * scale
+    solved = (found.status == Status.CONVERGED) & near
+    stable = is_stable(part, found.y, found.a, solved)
     best.iterations[left] += found.iterations
     rows = left[stable]
     best.y[rows], best.a[rows], best.residual[rows] = (

@@ -16,9 +16,10 @@ __all__ = ["is_stable", "leading_eigenvalues"]
 _DECAY = 1e-6
 # The same for what is left of it without its dominant pair of modes, which are known by then.
 _PAIR_DECAY = 1e-5
+_PAIR_RADIUS = 0.999
 _GROWTH = 1e3
 _PROBE_CYCLES = 12
-_PATIENCE = 6
+_PATIENCE = 5
 _SEED = 7919
 _CIRCUITS_AT_A_TIME = 128
 # Dimensions of the Krylov space for the eigenvalue itself (residual at rounding) and for no more
@@ -145,7 +146,7 @@ def _probe(problem: Problem, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tens
         stable |= going & (length <= _DECAY)
         if len(history) == 3:
             radius, rest = _dominant_pair(*history)
-            stable |= going & (radius < 1) & (rest <= _PAIR_DECAY * first)
+            stable |= going & (radius < _PAIR_RADIUS) & (rest <= _PAIR_DECAY * first)
         if number >= _PATIENCE:
             # Too slow to get there within the cycles that are left: the eigenvalue is cheaper.
             going = going & (length <= _DECAY ** (number / _PROBE_CYCLES))
