@@ -1,7 +1,5 @@
 """Eigenvalues of the Jacobian at a state, and the cheap verdict that seldom needs them."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 from torch import Tensor
 
@@ -46,12 +44,7 @@ def leading_eigenvalues(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
     def solve(index: Tensor) -> Tensor:
         return _leading(problem.select(index), y[index], a[index])
 
-    # LAPACK works through a batch one by one: a thread per core does better than its own threads.
-    if y.device.type == "cpu" and len(chunks) > 1:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            leading = torch.cat(list(pool.map(solve, chunks)))
-    else:
-        leading = torch.cat([solve(index) for index in chunks])
+    leading = torch.cat([solve(index) for index in chunks])
     return torch.complex(leading.real, leading.imag.abs())
 
 
