@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from _circuits import random_parameters
 from torch.autograd import forward_ad
 from torch.func import jacfwd, jacrev
 
@@ -168,3 +169,18 @@ def test_warning_points_at_the_caller():
     with pytest.warns(RuntimeWarning) as seen:
         Circuit(torch.ones(1, 1), 0.5, -torch.ones(1, 1), torch.ones(1, 1)).steady_state()
     assert seen[0].filename == __file__
+
+
+def test_a_fixed_point_at_infinity_is_passed_over():
+    """At ``a = 1e40`` the equations hold by rounding only; the true state is that for ``Wr = 0``."""
+    arguments = random_parameters(
+        (5,), 2, recurrence="per-circuit", shared=False, singular_value=4e-41, exponent=1.0
+    )
+    state = Circuit(**arguments, tau_y=10.0).steady_state(tol=1e-9, on_failure="ignore")
+    assert state.converged.all()
+    drive, pool = arguments["input_drive"], arguments["normalization_weight"]
+    leak = torch.eye(2, dtype=D) - pool * drive.abs().unsqueeze(-2)
+    torch.testing.assert_close(state.y, drive, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        state.a, torch.linalg.solve(leak, arguments["semisaturation"]), rtol=1e-6, atol=1e-6
+    )

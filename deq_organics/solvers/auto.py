@@ -53,7 +53,7 @@ def solve_auto(
     if has_identity_recurrence(problem):
         return solve_closed_form(problem)
     solution = solve_normalized(problem, tol, max_iter)
-    good = solution.status == Status.CONVERGED
+    good = _within_reach(problem, solution)
     if check_stability:
         good = is_stable(problem, solution.y, solution.a, good)
     left = (~good).nonzero().squeeze(-1)
@@ -68,6 +68,13 @@ def solve_auto(
             for part, new in zip(solution, rescued, strict=True):
                 part[index] = new.to(part.dtype)
     return solution
+
+
+def _within_reach(problem: Problem, solution: Solution) -> Tensor:
+    """Which circuits are solved, and not where rounding alone makes the equations hold."""
+    scale = problem.input_drive.norm(dim=-1) + problem.semisaturation.norm(dim=-1) + 1.0
+    size = solution.y.norm(dim=-1) + solution.a.norm(dim=-1)
+    return (solution.status == Status.CONVERGED) & (size <= _FAR_AWAY * scale)
 
 
 def _rescue(problem: Problem, first: Solution, tol: float) -> Solution:
@@ -111,11 +118,7 @@ def _try_newton(
     """
     part = problem.select(left)
     found = solve_newton(part, *start, tol, _NEWTON_STEPS)
-    # Newton's method can run off to where only rounding makes the equations hold.
-    scale = part.input_drive.norm(dim=-1) + part.semisaturation.norm(dim=-1) + 1.0
-    near = found.y.norm(dim=-1) + found.a.norm(dim=-1) <= _FAR_AWAY * scale
-    solved = (found.status == Status.CONVERGED) & near
-    stable = is_stable(part, found.y, found.a, solved)
+    stable = is_stable(part, found.y, found.a, _within_reach(part, found))
     best.iterations[left] += found.iterations
     rows = left[stable]
     best.y[rows], best.a[rows], best.residual[rows] = (
