@@ -17,16 +17,14 @@ _SEED = 104729
 
 
 def arnoldi_leading_eigenvalues(
-    problem: Problem, y: Tensor, a: Tensor, dimension: int, start: Tensor | None = None
+    problem: Problem, y: Tensor, a: Tensor, dimension: int
 ) -> tuple[Tensor, Tensor]:
     """Eigenvalues with the largest real part, complex ``(B,)``, and their residuals ``(B,)``.
-
-    The Krylov space starts from ``start`` ``(B, 2n)``, or from a fixed random vector.
 
     The residual of an eigenvalue is that of its unit Ritz vector, infinite where it is unknown.
     ``2n`` must exceed ``dimension``.
     """
-    hessenberg = _arnoldi(problem, y, a, dimension, start)
+    hessenberg = _arnoldi(problem, y, a, dimension)
     square, last = hessenberg[:, :-1], hessenberg[:, -1, -1]
     ritz = torch.linalg.eigvals(square)
     leading = ritz.gather(-1, ritz.real.argmax(-1, keepdim=True)).squeeze(-1)
@@ -41,18 +39,15 @@ def arnoldi_leading_eigenvalues(
     return leading, torch.where(known, residual, torch.inf)
 
 
-def _arnoldi(
-    problem: Problem, y: Tensor, a: Tensor, dimension: int, start: Tensor | None
-) -> Tensor:
+def _arnoldi(problem: Problem, y: Tensor, a: Tensor, dimension: int) -> Tensor:
     """Hessenberg matrices ``(B, m + 1, m)`` of the Jacobians, ``m = dimension``."""
     lin = equations.linearize(y, a, problem.recurrent_weight, problem.exponent, problem.rectified)
     size, n = y.shape
-    if start is None:
-        generator = torch.Generator().manual_seed(_SEED)
-        start = torch.randn(1, 2 * n, generator=generator, dtype=torch.float64).to(y)
+    generator = torch.Generator().manual_seed(_SEED)
+    start = torch.randn(2 * n, generator=generator, dtype=torch.float64).to(y)
     basis = y.new_zeros(size, dimension + 1, 2 * n)
     hessenberg = y.new_zeros(size, dimension + 1, dimension)
-    basis[:, 0] = start / start.norm(dim=-1, keepdim=True)
+    basis[:, 0] = start / start.norm()
     for step in range(dimension):
         p, q = basis[:, step].chunk(2, -1)
         inner = p if lin.slope is None else lin.slope * p
