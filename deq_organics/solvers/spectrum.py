@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import equations
-from .krylov import arnoldi_leading_eigenvalues
+from .krylov import arnoldi_leading_eigenvalues, shifted_leading_eigenvalues
 from .problem import Problem
 
 __all__ = ["is_stable", "leading_eigenvalues"]
@@ -22,8 +22,9 @@ _SIGN_RESIDUAL = 1e-2
 _SMALLEST_PIVOT = 1e-10
 _SEED = 7919
 _CIRCUITS_AT_A_TIME = 128
-# Dimension and residual of the Krylov space for the eigenvalue to rounding.
-_EXACT_DIMENSION, _EXACT_RESIDUAL = 40, 1e-11
+# Krylov spaces of the Jacobian and of its shifted inverse, and the residual of an exact eigenvalue.
+_SMALLEST_SPARSE = 40
+_DIRECT_DIMENSION, _SHIFTED_DIMENSION, _EXACT_RESIDUAL = 40, 32, 1e-11
 
 
 def leading_eigenvalues(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
@@ -45,12 +46,22 @@ def leading_eigenvalues(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
 
 
 def _leading(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
-    if y.shape[-1] < _EXACT_DIMENSION:
+    if y.shape[-1] < _SMALLEST_SPARSE:
         return _dense(problem, y, a)
-    leading, residual = arnoldi_leading_eigenvalues(problem, y, a, _EXACT_DIMENSION)
+    leading, residual = arnoldi_leading_eigenvalues(problem, y, a, _DIRECT_DIMENSION)
     rest = (~(residual <= _EXACT_RESIDUAL * leading.abs())).nonzero().squeeze(-1)
     if rest.numel():
-        leading[rest] = _dense(problem.select(rest), y[rest], a[rest])
+        part, y, a = problem.select(rest), y[rest], a[rest]
+        edge, doubt = leading[rest].real, residual[rest]
+        near, found = shifted_leading_eigenvalues(
+            part, y, a, edge, _SHIFTED_DIMENSION, _EXACT_RESIDUAL
+        )
+        # An eigenvalue of larger real part that is far from the edge would show in `edge`.
+        good = found & (near.real >= edge - doubt)
+        leading[rest[good]] = near[good]
+        left = (~good).nonzero().squeeze(-1)
+        if left.numel():
+            leading[rest[left]] = _dense(part.select(left), y[left], a[left])
     return leading
 
 
