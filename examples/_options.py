@@ -1,7 +1,7 @@
 """The command line that the examples have in common."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -57,29 +57,27 @@ def parse_options(kind: type[T], arguments: Sequence[str] | None, description: s
         args=arguments,
         description=description,
     )
-    check_least(options, {"epochs": 1, "seed": 0})
+    check_range(options, {"epochs": (1, None), "seed": (0, None)})
     if options.evaluate is not None:
-        refuse_given(options, "--evaluate", among=_names(options) - {"data", "device", "evaluate"})
+        names = {field.name for field in dataclasses.fields(options)}
+        refuse_given(options, names - {"data", "device", "evaluate"}, beside="--evaluate")
     return options
 
 
-def check_least(options: CommonOptions, least: Mapping[str, int]) -> None:
-    """Refuses options that are given and too small."""
-    for name, bound in least.items():
+def check_range(options: CommonOptions, bounds: Mapping[str, tuple[int, int | None]]) -> None:
+    """Refuses options that are given and below their least or above their largest value."""
+    for name, (least, largest) in bounds.items():
         value = getattr(options, name)
-        if value is not None and value < bound:
-            raise ExampleError(f"{_flag(name)} is {value}; expected {bound} at least")
+        if value is not None and (value < least or (largest is not None and value > largest)):
+            expected = f"{least} at least" if largest is None else f"{least} to {largest}"
+            raise ExampleError(f"{_flag(name)} is {value}; expected {expected}")
 
 
-def refuse_given(options: CommonOptions, beside: str, among: set[str]) -> None:
+def refuse_given(options: CommonOptions, names: Collection[str], beside: str) -> None:
     """Refuses options that are given though they have no meaning beside another."""
     for field in dataclasses.fields(options):
-        if field.name in among and getattr(options, field.name) != field.default:
+        if field.name in names and getattr(options, field.name) != field.default:
             raise ExampleError(f"{_flag(field.name)} has no meaning with {beside}")
-
-
-def _names(options: CommonOptions) -> set[str]:
-    return {field.name for field in dataclasses.fields(options)}
 
 
 def _flag(name: str) -> str:
