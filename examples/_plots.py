@@ -86,10 +86,9 @@ def plot_trajectories(outputs: Tensor, labels: Tensor, path: Path) -> None:
     figure = Figure(figsize=(12, 5.5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.4, 1))
     panels = left.subplots(2, 2, sharex=True, sharey=True)
-    shown = min(panels.size, len(labels))
-    for index, axes in enumerate(panels.flat[:shown]):
-        axes.plot(outputs[:, index].numpy(), linewidth=0.6)
-        axes.set(title=f"a {int(labels[index])}: every unit")
+    for axes, digit in zip(panels.flat, labels.unique().tolist(), strict=False):
+        axes.plot(outputs[:, labels.tolist().index(digit)].numpy(), linewidth=0.6)
+        axes.set(title=f"a {digit}: every unit")
     left.supxlabel("step")
     left.supylabel("output")
     axes = right.subplots()

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ PERMUTATION_SEED = 2024
 # The largest dt/tau at the start, as a part of the maximum, which itself cannot be reached.
 FASTEST = 0.95
 MONITORED_IMAGES = 200
-DRAWN_IMAGES = 50
+DRAWN_IMAGES = 5
 
 ModelName = Literal["organics", "lstm"]
 Preset = Literal["quick", "paper"]
@@ -143,10 +143,26 @@ class Architecture:
     permuted: bool
     fixed_time_constants: bool
 
+    def __post_init__(self) -> None:
+        """Refuses values that a damaged file may hold; the command line has been checked."""
+        for name, valid, expected in (
+            ("model", self.model in get_args(ModelName), " or ".join(get_args(ModelName))),
+            ("hidden_size", _is_count(self.hidden_size), "1 at least"),
+            ("resize", _is_count(self.resize) and self.resize <= SIDE, f"1 to {SIDE}"),
+            ("permuted", isinstance(self.permuted, bool), "true or false"),
+            ("fixed_time_constants", isinstance(self.fixed_time_constants, bool), "true or false"),
+        ):
+            if not valid:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
+
     def __str__(self) -> str:
         parts = [self.model, str(self.hidden_size), f"{self.resize}x{self.resize}"]
         parts += ["permuted"] * self.permuted + ["fixed"] * self.fixed_time_constants
         return "-".join(parts)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 1
 
 
 class Classifier(nn.Module):
@@ -287,12 +303,18 @@ class SequenceTask:
     @torch.no_grad()
     def examine(self, model: Classifier, test: Images) -> SequenceFindings:
         """Follows the circuits along all test images, and examines the steps of a few."""
-        drawn = test[:DRAWN_IMAGES]
+        drawn = test[_first_of_each_digit(test.labels)]
         outputs = model.outputs(drawn.images)
         if model.cell is None:
             return SequenceFindings(outputs, drawn.labels, None, None)
         batches = [model.sequences(part.images) for part in in_batches(test)]
         return SequenceFindings(outputs, drawn.labels, follow(model.cell, batches), model.steps())
+
+
+def _first_of_each_digit(labels: Tensor) -> Tensor:
+    """The indices of the first few images of each digit, for pictures."""
+    members = [(labels == digit).nonzero().squeeze(-1) for digit in range(CLASSES)]
+    return torch.cat([indices[:DRAWN_IMAGES] for indices in members])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -353,22 +375,19 @@ def _choose_recipe(preset: Preset, images: int) -> SequenceRecipe:
 def _build(metadata: Mapping[str, Any], path: Path) -> tuple[Classifier, SequenceTask]:
     """The model that weights are of."""
     try:
-        architecture = Architecture(
-            **{field.name: metadata[field.name] for field in dataclasses.fields(Architecture)}
+        architecture = Architecture(**_pick(Architecture, metadata))
+        model = Classifier(
+            architecture, SequenceRecipe(**_pick(SequenceRecipe, metadata["recipe"]))
         )
-        recipe = SequenceRecipe(
-            **{
-                field.name: metadata["recipe"][field.name]
-                for field in dataclasses.fields(SequenceRecipe)
-            }
-        )
-        model = Classifier(architecture, recipe)
     except (KeyError, TypeError, ValueError) as error:
-        raise ExampleError(
-            f"--evaluate {path} does not describe its model ({type(error).__name__}: {error}); "
-            "expected the metadata that this example writes"
-        ) from error
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ExampleError(f"--evaluate {path} describes no model ({reason})") from error
     return model, SequenceTask()
+
+
+def _pick(kind: type[Architecture | SequenceRecipe], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the fields of a dataclass are among other values."""
+    return {field.name: values[field.name] for field in dataclasses.fields(kind)}
 
 
 if __name__ == "__main__":
