@@ -76,12 +76,12 @@ class TrajectoryFindings:
 
 
 @torch.no_grad()
-def find_bounds(cell: ORGaNICsCell, batches: Iterable[Tensor]) -> Bounds:
-    """Steps a cell from rest through batches of sequences `(T, N, input_size)`."""
+def find_bounds(cell: ORGaNICsCell, first: State, batches: Iterable[Tensor]) -> Bounds:
+    """Steps a cell from a first state `(n,)` through batches of sequences `(T, N, input_size)`."""
     parameters = cell.parameters_of_step()
     magnitudes = []
     for x in batches:
-        state = cell.rest_state(x.shape[1])
+        state = _repeat(first, x.shape[1])
         largest = _magnitudes(state)
         for row in x:
             state = euler_step(cell.model, parameters, row, state)
@@ -92,16 +92,27 @@ def find_bounds(cell: ORGaNICsCell, batches: Iterable[Tensor]) -> Bounds:
     return Bounds(State(*over_all.amax(-1)), (over_all < LIMIT).all(0))
 
 
-def follow(cell: ORGaNICsCell, batches: Sequence[Tensor]) -> TrajectoryFindings:
+def follow(cell: ORGaNICsCell, first: State, batches: Sequence[Tensor]) -> TrajectoryFindings:
     """Finds the bounds along all sequences, and the stability of steps along the first few."""
     few = batches[0][:, :EXAMINED_SEQUENCES]
-    report = check_trajectory(cell, few, every=math.ceil(len(few) / EXAMINED_STEPS), limit=LIMIT)
-    return TrajectoryFindings(find_bounds(cell, batches), report)
+    report = check_trajectory(
+        cell,
+        few,
+        _repeat(first, few.shape[1]),
+        every=math.ceil(len(few) / EXAMINED_STEPS),
+        limit=LIMIT,
+    )
+    return TrajectoryFindings(find_bounds(cell, first, batches), report)
 
 
 def finite_or_none(value: float) -> float | None:
     """A number for JSON, which knows no infinity and no NaN."""
     return value if math.isfinite(value) else None
+
+
+def _repeat(state: State, count: int) -> State:
+    """The same state for each of some sequences."""
+    return State(*(part.expand(count, -1) for part in state))
 
 
 def _magnitudes(state: State) -> Tensor:

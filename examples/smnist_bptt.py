@@ -31,8 +31,11 @@ EXAMPLE = "smnist_bptt"
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / EXAMPLE
 SIDE = 28
 PERMUTATION_SEED = 2024
-# The largest dt/tau at the start, as a part of the maximum, which itself cannot be reached.
-FASTEST = 0.95
+
+# The start as leaky integrators: dt/tau as parts of their maxima, entries of W, a gain.
+SLOWEST, FASTEST = 0.01, 0.95
+LARGEST_NORMALIZATION, DIAGONAL_NORMALIZATION = 0.05, 0.95
+READOUT_GAIN = 5.0
 MONITORED_IMAGES = 200
 DRAWN_IMAGES = 5
 
@@ -42,20 +45,22 @@ Preset = Literal["quick", "paper"]
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceRecipe(Recipe):
-    """How a model starts and is optimised; an LSTM has no use for the steps.
+    """How a model starts and is optimised; an LSTM has a use for `on_off` only.
 
     Attributes:
+        on_off: whether a step shows 1 - x beside its pixel x, as OFF cells would.
+        integrators: whether the neurons start as leaky integrators (`start_as_integrators`), from
+            rest, or all as the paper draws it, the initial state included.
         max_step_y: the largest dt/tau of y.
         max_step_a: the largest dt/tau of a.
         max_step_b: the largest dt/tau of b and b0.
-        slowest: the smallest dt/tau at the start as a part of the largest, between which they are
-            drawn log-uniformly; None draws them as the paper does.
     """
 
+    on_off: bool
+    integrators: bool
     max_step_y: float
     max_step_a: float
     max_step_b: float
-    slowest: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +88,11 @@ FULL_MNIST_RECIPE = SequenceRecipe(
     weight_decay=1e-5,
     warmup=0.1,
     ema_decay=0.999,
+    on_off=True,
+    integrators=True,
     max_step_y=1.0,
-    max_step_a=1.0,
+    max_step_a=0.1,
     max_step_b=1.0,
-    slowest=0.01,
 )
 FEW_IMAGES_RECIPE = dataclasses.replace(FULL_MNIST_RECIPE, epochs=50, batch_size=64, ema_decay=0.99)
 FEW_IMAGES = 10_000
@@ -97,10 +103,11 @@ PAPER_RECIPE = PaperRecipe(
     weight_decay=1e-5,
     warmup=0.0,
     ema_decay=0.0,
+    on_off=False,
+    integrators=False,
     max_step_y=0.02,
     max_step_a=0.005,
     max_step_b=0.1,
-    slowest=None,
     decay=0.8,
     decay_epochs=30,
 )
@@ -174,6 +181,7 @@ class Classifier(nn.Module):
     """
 
     order: Tensor
+    first_state: Tensor
 
     def __init__(self, architecture: Architecture, recipe: SequenceRecipe) -> None:
         super().__init__()
@@ -183,56 +191,69 @@ class Classifier(nn.Module):
             generator = torch.Generator().manual_seed(PERMUTATION_SEED)
             order = torch.randperm(self.side**2, generator=generator)
         self.register_buffer("order", order)
-        size = architecture.hidden_size
+        self.on_off = recipe.on_off
+        inputs, size = 1 + recipe.on_off, architecture.hidden_size
+        self.readout = nn.Linear(size, CLASSES)
         self.rnn: nn.LSTM | ORGaNICsRNN
         if architecture.model == "lstm":
-            self.rnn = nn.LSTM(1, size)
-        else:
-            self.rnn = ORGaNICsRNN(
-                1,
-                size,
-                learn_time_constants=not architecture.fixed_time_constants,
-                max_step_y=recipe.max_step_y,
-                max_step_a=recipe.max_step_a,
-                max_step_b=recipe.max_step_b,
-            )
-        self.readout = nn.Linear(size, CLASSES)
-        if self.cell is not None and recipe.slowest is not None:
-            for part in State._fields:
-                self._draw_steps(part, recipe.slowest)
+            self.rnn = nn.LSTM(inputs, size)
+            return
+        self.rnn = ORGaNICsRNN(
+            inputs,
+            size,
+            learn_time_constants=not architecture.fixed_time_constants,
+            max_step_y=recipe.max_step_y,
+            max_step_a=recipe.max_step_a,
+            max_step_b=recipe.max_step_b,
+        )
+        state = self.rnn.rest_state() if recipe.integrators else self.rnn.draw_state()
+        self.register_buffer("first_state", torch.cat(state))
+        if recipe.integrators and self.cell is not None:
+            start_as_integrators(self.cell)
+            with torch.no_grad():
+                self.readout.weight *= READOUT_GAIN
 
     @property
     def cell(self) -> ORGaNICsCell | None:
         """The circuits; None in an LSTM."""
-        return self.rnn.cells[0] if isinstance(self.rnn, ORGaNICsRNN) else None
-
-    def steps(self) -> State:
-        """The circuits' dt/tau of y, a, b and b0, `(n,)` each."""
-        return State(*(getattr(self.cell, f"step_{part}") for part in State._fields))
+        return next((part for part in self.modules() if isinstance(part, ORGaNICsCell)), None)
 
     def sequences(self, images: Tensor) -> Tensor:
-        """Maps images `(N, 28, 28)` to their pixels, one a step, `(T, N, 1)`."""
+        """Maps images `(N, 28, 28)` to what each step shows of them, `(T, N, 1 or 2)`."""
         shrunk = F.interpolate(images.unsqueeze(1), size=(self.side, self.side), mode="area")
-        return shrunk.flatten(1)[:, self.order].T.unsqueeze(-1)
+        pixels = shrunk.flatten(1)[:, self.order].T
+        return torch.stack([pixels, 1 - pixels] if self.on_off else [pixels], -1)
 
     def outputs(self, images: Tensor) -> Tensor:
         """Maps images `(N, 28, 28)` to the layer's output after every step, `(T, N, n)`."""
-        output, _ = self.rnn(self.sequences(images))
-        return output
+        if isinstance(self.rnn, nn.LSTM):
+            return self.rnn(self.sequences(images))[0]
+        state = self.first_state.unsqueeze(1).expand(-1, len(images), -1)
+        return self.rnn(self.sequences(images), State(*state.unsqueeze(1)))[0]
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images `(N, 28, 28)` to scores `(N, 10)`."""
         return self.readout(self.outputs(images)[-1])
 
-    @torch.no_grad()
-    def _draw_steps(self, part: str, slowest: float) -> None:
-        """Draws the dt/tau of a part of the state log-uniformly below its maximum."""
-        largest = self.cell.max_steps[part[0]]
-        step = largest * FASTEST * (slowest / FASTEST) ** torch.rand(self.cell.hidden_size)
-        if self.cell.learn_time_constants:
-            setattr(self.cell, f"step_{part}", step)
+
+@torch.no_grad()
+def start_as_integrators(cell: ORGaNICsCell) -> None:
+    """Starts the neurons as leaky integrators with a wide range of time constants.
+
+    Each excites itself alone (Wr = I) and is normalized weakly, so that it remembers what it has
+    seen for tau / sqrt(a) steps; dt/tau are log-uniform, so that some remember many rows of an
+    image and others tell neighbouring pixels apart.
+    """
+    size = cell.hidden_size
+    nn.init.eye_(cell.get_parameter("recurrent_weight"))
+    weak = LARGEST_NORMALIZATION * (1 - torch.rand(size, size))
+    cell.normalization_weight = weak.fill_diagonal_(DIAGONAL_NORMALIZATION)
+    for part in State._fields:
+        step = cell.max_steps[part[0]] * FASTEST * (SLOWEST / FASTEST) ** torch.rand(size)
+        if cell.learn_time_constants:
+            setattr(cell, f"step_{part}", step)
         else:
-            getattr(self.cell, f"step_{part}").copy_(step)
+            getattr(cell, f"step_{part}").copy_(step)
 
 
 @dataclass(frozen=True)
@@ -284,7 +305,7 @@ class SequenceTask:
         if model.cell is None:
             return {}
         monitored = validation[:MONITORED_IMAGES].images
-        bounds = find_bounds(model.cell, [model.sequences(monitored)])
+        bounds = find_bounds(model.cell, State(*model.first_state), [model.sequences(monitored)])
         return {
             "monitored_images": len(monitored),
             "bounded_fraction": bounds.fraction,
@@ -305,10 +326,14 @@ class SequenceTask:
         """Follows the circuits along all test images, and examines the steps of a few."""
         drawn = test[_first_of_each_digit(test.labels)]
         outputs = model.outputs(drawn.images)
-        if model.cell is None:
+        cell = model.cell
+        if cell is None:
             return SequenceFindings(outputs, drawn.labels, None, None)
         batches = [model.sequences(part.images) for part in in_batches(test)]
-        return SequenceFindings(outputs, drawn.labels, follow(model.cell, batches), model.steps())
+        steps = State(cell.step_y, cell.step_a, cell.step_b, cell.step_b0)
+        return SequenceFindings(
+            outputs, drawn.labels, follow(cell, State(*model.first_state), batches), steps
+        )
 
 
 def _first_of_each_digit(labels: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from _weights import load_weights, save_weights
 from smnist_bptt import (
     FEW_IMAGES_RECIPE,
     PAPER_RECIPE,
+    SLOWEST,
     Architecture,
     Classifier,
     SequenceRecipe,
@@ -143,7 +144,8 @@ def test_the_loss_reaches_every_parameter(model: str) -> None:
 def test_pixels_come_row_by_row() -> None:
     pictures = torch.rand(3, 28, 28)
     sequences = build(resize=28).sequences(pictures)
-    assert sequences.shape == (784, 3, 1)
+    assert sequences.shape == (784, 3, 2)
+    torch.testing.assert_close(sequences[30, :, 1], 1 - pictures[:, 1, 2])
     torch.testing.assert_close(sequences[30, :, 0], pictures[:, 1, 2])
 
 
@@ -171,21 +173,26 @@ def test_fixed_time_constants_are_not_learned() -> None:
     assert {f"rnn.cells.0.step_{part}" for part in State._fields} <= set(fixed.state_dict())
 
 
-def test_time_constants_start_over_a_wide_range() -> None:
-    model = build(hidden_size=500)
+def test_neurons_start_as_integrators_with_a_wide_range_of_time_constants() -> None:
+    cell = build(hidden_size=500).cell
+    assert cell is not None
+    assert torch.equal(cell.recurrent_weight, torch.eye(500))
     recipe = FEW_IMAGES_RECIPE
-    assert recipe.slowest is not None
     largest = (recipe.max_step_y, recipe.max_step_a, recipe.max_step_b, recipe.max_step_b)
-    for step, bound in zip(model.steps(), largest, strict=True):
-        parts = step.detach() / bound
-        assert 0.99 * recipe.slowest <= parts.min() < 1.5 * recipe.slowest
+    for name, bound in zip(State._fields, largest, strict=True):
+        parts = getattr(cell, f"step_{name}").detach() / bound
+        assert 0.99 * SLOWEST <= parts.min() < 1.5 * SLOWEST
         assert 0.8 < parts.max() < 1
 
 
 def test_the_paper_preset_starts_as_the_paper_says() -> None:
     model = build(PAPER_RECIPE, fixed_time_constants=True)
-    for step, bound in zip(model.steps(), (0.02, 0.005, 0.1, 0.1), strict=True):
-        torch.testing.assert_close(step, torch.full((6,), bound / (1 + math.exp(-1))))
+    for name, bound in zip(State._fields, (0.02, 0.005, 0.1, 0.1), strict=True):
+        expected = torch.full((6,), bound / (1 + math.exp(-1)))
+        torch.testing.assert_close(getattr(model.cell, f"step_{name}"), expected)
+    assert model.sequences(torch.rand(2, 28, 28)).shape == (16, 2, 1)
+    assert torch.equal(model.first_state[3], torch.ones(6))
+    torch.testing.assert_close(model.first_state[0].norm(), torch.tensor(1.0))
 
 
 def test_the_paper_schedule_falls_every_thirty_epochs() -> None:
@@ -205,7 +212,7 @@ def test_a_diverging_circuit_is_noticed() -> None:
     cell = ORGaNICsCell(1, 2, rectified=False, max_step_y=1.0, max_step_a=1.0)
     with torch.no_grad():
         cell.input_weight.fill_(1e6)
-    bounds = find_bounds(cell, [torch.ones(50, 3, 1), torch.zeros(50, 1, 1)])
+    bounds = find_bounds(cell, cell.rest_state(), [torch.ones(50, 3, 1), torch.zeros(50, 1, 1)])
     assert bounds.bounded.tolist() == [False, False, False, True]
     assert bounds.fraction == 0.25
     assert bounds.largest.y > LIMIT
