@@ -31,13 +31,13 @@ EXAMPLE = "smnist_bptt"
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / EXAMPLE
 SIDE = 28
 PERMUTATION_SEED = 2024
+MONITORED_IMAGES = 200
+DRAWN_IMAGES = 5
 
 # The start as leaky integrators: dt/tau as parts of their maxima, entries of W, a gain.
 SLOWEST, FASTEST = 0.01, 0.95
 LARGEST_NORMALIZATION, DIAGONAL_NORMALIZATION = 0.05, 0.95
 READOUT_GAIN = 5.0
-MONITORED_IMAGES = 200
-DRAWN_IMAGES = 5
 
 ModelName = Literal["organics", "lstm"]
 Preset = Literal["quick", "paper"]
@@ -67,6 +67,8 @@ class SequenceRecipe(Recipe):
 class PaperRecipe(SequenceRecipe):
     """The paper's schedule: the learning rate is multiplied by a factor every few epochs.
 
+    The optimizer is that of all recipes here, AdamW, where the paper has Adam.
+
     Attributes:
         decay: the factor.
         decay_epochs: the epochs between two decays.
@@ -82,8 +84,8 @@ class PaperRecipe(SequenceRecipe):
 
 
 FULL_MNIST_RECIPE = SequenceRecipe(
-    epochs=60,
-    batch_size=128,
+    epochs=45,
+    batch_size=64,
     learning_rate=1e-2,
     weight_decay=1e-5,
     warmup=0.1,
@@ -94,7 +96,7 @@ FULL_MNIST_RECIPE = SequenceRecipe(
     max_step_a=0.1,
     max_step_b=1.0,
 )
-FEW_IMAGES_RECIPE = dataclasses.replace(FULL_MNIST_RECIPE, epochs=50, batch_size=64, ema_decay=0.99)
+FEW_IMAGES_RECIPE = dataclasses.replace(FULL_MNIST_RECIPE, epochs=50, ema_decay=0.99)
 FEW_IMAGES = 10_000
 PAPER_RECIPE = PaperRecipe(
     epochs=300,
@@ -314,12 +316,16 @@ class SequenceTask:
 
     def describe(self, observed: Mapping[str, float | None]) -> str:
         """The end of an epoch's line."""
-        norms = f"  gradient norm {observed['gradient_norm']:.2f}"
-        norms += f", at most {observed['largest_gradient_norm']:.2f}"
+        text = (
+            f"  gradient norm {observed['gradient_norm']:.2f}, "
+            f"at most {observed['largest_gradient_norm']:.2f}"
+        )
         if "largest_state" not in observed:
-            return norms
-        largest = observed["largest_state"]
-        return f"{norms}  states " + ("diverge" if largest is None else f"up to {largest:.1f}")
+            return text
+        bounded, largest = observed["bounded_fraction"], observed["largest_state"]
+        if bounded != 1 or largest is None:
+            return f"{text}; states diverge ({observed['monitored_images']} validation images)"
+        return f"{text}; states up to {largest:.1f}"
 
     @torch.no_grad()
     def examine(self, model: Classifier, test: Images) -> SequenceFindings:

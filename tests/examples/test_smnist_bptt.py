@@ -224,6 +224,7 @@ def test_divergence_is_said(
     monkeypatch.setattr("_trajectories.LIMIT", 1e-6)
     out = tmp_path / "run"
     _, output, _ = run_sequence(*small(epochs="1"), "--data", images, "--out", out)
+    assert "states diverge (30 validation images)" in output
     assert "states bounded along 0 of 100 test images" in output
     assert json.loads((out / "metrics.json").read_text())["bounded_fraction"] == 0
 
