@@ -35,8 +35,8 @@ MONITORED_IMAGES = 200
 DRAWN_IMAGES = 5
 
 # The start as leaky integrators: dt/tau as parts of their maxima, entries of W, a gain.
-SLOWEST, FASTEST = 0.01, 0.95
-LARGEST_NORMALIZATION, DIAGONAL_NORMALIZATION = 0.05, 0.95
+SLOWEST, FASTEST = 0.03, 0.95
+LARGEST_NORMALIZATION = 0.05
 READOUT_GAIN = 5.0
 
 ModelName = Literal["organics", "lstm"]
@@ -45,7 +45,7 @@ Preset = Literal["quick", "paper"]
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceRecipe(Recipe):
-    """How a model starts and is optimised; an LSTM has a use for `on_off` only.
+    """How a model is built, starts and is optimised; an LSTM has a use for `on_off` only.
 
     Attributes:
         on_off: whether a step shows 1 - x beside its pixel x, as OFF cells would.
@@ -54,6 +54,8 @@ class SequenceRecipe(Recipe):
         max_step_y: the largest dt/tau of y.
         max_step_a: the largest dt/tau of a.
         max_step_b: the largest dt/tau of b and b0.
+        recurrence: how Wr is constrained. Where nothing bounds it, Wr can grow until a single image
+            drives the circuit out of bounds, and the gradient with it.
     """
 
     on_off: bool
@@ -61,6 +63,7 @@ class SequenceRecipe(Recipe):
     max_step_y: float
     max_step_a: float
     max_step_b: float
+    recurrence: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +89,18 @@ class PaperRecipe(SequenceRecipe):
 FULL_MNIST_RECIPE = SequenceRecipe(
     epochs=45,
     batch_size=64,
-    learning_rate=1e-2,
+    learning_rate=5e-2,
     weight_decay=1e-5,
     warmup=0.1,
     ema_decay=0.999,
     on_off=True,
     integrators=True,
-    max_step_y=1.0,
-    max_step_a=0.1,
+    max_step_y=0.3,
+    max_step_a=0.05,
     max_step_b=1.0,
+    recurrence="spectral",
 )
-FEW_IMAGES_RECIPE = dataclasses.replace(FULL_MNIST_RECIPE, epochs=50, ema_decay=0.99)
+FEW_IMAGES_RECIPE = dataclasses.replace(FULL_MNIST_RECIPE, epochs=40, ema_decay=0.99)
 FEW_IMAGES = 10_000
 PAPER_RECIPE = PaperRecipe(
     epochs=300,
@@ -110,6 +114,7 @@ PAPER_RECIPE = PaperRecipe(
     max_step_y=0.02,
     max_step_a=0.005,
     max_step_b=0.1,
+    recurrence="unconstrained",
     decay=0.8,
     decay_epochs=30,
 )
@@ -203,6 +208,7 @@ class Classifier(nn.Module):
         self.rnn = ORGaNICsRNN(
             inputs,
             size,
+            recurrence=recipe.recurrence,
             learn_time_constants=not architecture.fixed_time_constants,
             max_step_y=recipe.max_step_y,
             max_step_a=recipe.max_step_a,
@@ -247,9 +253,8 @@ def start_as_integrators(cell: ORGaNICsCell) -> None:
     image and others tell neighbouring pixels apart.
     """
     size = cell.hidden_size
-    nn.init.eye_(cell.get_parameter("recurrent_weight"))
-    weak = LARGEST_NORMALIZATION * (1 - torch.rand(size, size))
-    cell.normalization_weight = weak.fill_diagonal_(DIAGONAL_NORMALIZATION)
+    cell.recurrent_weight = torch.eye(size)
+    cell.normalization_weight = LARGEST_NORMALIZATION * (1 - torch.rand(size, size))
     for part in State._fields:
         step = cell.max_steps[part[0]] * FASTEST * (SLOWEST / FASTEST) ** torch.rand(size)
         if cell.learn_time_constants:
