@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from deq_organics import Circuit, Status, SteadyStateError, SteadyStateWarning
+from deq_organics import (
+    Circuit,
+    Status,
+    SteadyStateError,
+    SteadyStateWarning,
+    check_stability,
+)
 
 
 def relative_residual(circuit, state):
@@ -342,3 +348,26 @@ def test_a_diverging_search_stays_finite():
     state = circuit.steady_state(on_failure="ignore")
     assert torch.isfinite(state.y).all()
     assert torch.isfinite(state.rates).all()
+
+
+def test_the_check_of_stability_can_be_left_out(circuit, monkeypatch):
+    batch = circuit((10,), 3)
+    checked = batch.steady_state()
+    monkeypatch.setattr("deq_organics.solvers.auto.is_stable", None)
+    unchecked = batch.steady_state(check_stability=False)
+    assert torch.equal(unchecked.y, checked.y)
+    with pytest.raises(TypeError, match="not callable"):
+        batch.steady_state()
+
+
+def test_without_the_check_an_unstable_fixed_point_passes():
+    wr = 3.0 * torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=DOUBLE) + 1.5 * torch.eye(
+        2, dtype=DOUBLE
+    )
+    batch = Circuit(
+        torch.tensor([[0.05, 0.02]], dtype=DOUBLE), 0.01, wr, torch.ones(2, 2, dtype=DOUBLE)
+    )
+    assert not batch.steady_state(on_failure="ignore").converged.any()
+    state = batch.steady_state(on_failure="ignore", check_stability=False)
+    assert state.converged.all()
+    assert not check_stability(batch, state).stable.any()
