@@ -87,8 +87,8 @@ class PaperRecipe(SequenceRecipe):
 
 
 FULL_MNIST_RECIPE = SequenceRecipe(
-    epochs=45,
-    batch_size=64,
+    epochs=60,
+    batch_size=128,
     learning_rate=5e-2,
     weight_decay=1e-5,
     warmup=0.1,
@@ -100,7 +100,7 @@ FULL_MNIST_RECIPE = SequenceRecipe(
     max_step_b=1.0,
     recurrence="spectral",
 )
-FEW_IMAGES_RECIPE = dataclasses.replace(FULL_MNIST_RECIPE, epochs=40, ema_decay=0.99)
+FEW_IMAGES_RECIPE = dataclasses.replace(FULL_MNIST_RECIPE, epochs=40, batch_size=64, ema_decay=0.99)
 FEW_IMAGES = 10_000
 PAPER_RECIPE = PaperRecipe(
     epochs=300,
