@@ -3,22 +3,21 @@
     python benchmarks/sequence.py --published DIR --out sequence.json
 
 A round runs forward and backward of every contender once, in turn, so that a busy machine slows
-all of them; medians over the rounds are reported per step. Peak memory is measured in a fresh
-process per contender, as the growth of the resident set over one forward and backward pass.
+all of them; medians over the rounds are reported per step. Peak memory is the most that torch's
+allocator holds during one forward and backward pass, above what it held before.
 """
 
 import argparse
 import json
 import platform
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _memory import peak_bytes
 from torch import Tensor, nn
 
 from recurrent import ORGaNICsRNN
@@ -28,15 +27,12 @@ MAX_STEPS = {"y": 0.02, "a": 0.005, "b": 0.1}
 
 def main() -> None:
     arguments = parse_arguments()
-    torch.set_num_threads(arguments.threads)
-    if arguments.measure_memory:
-        name, units = arguments.measure_memory.split(":")
-        print(peak_memory(name, int(units), arguments))
-        return
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
     report = {
         "machine": {
             "processor": platform.processor() or platform.machine(),
-            "threads": arguments.threads,
+            "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         },
         "batch": arguments.batch,
@@ -56,9 +52,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--memory-steps", type=int, default=784, help="0 leaves memory out")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--measure-memory", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -134,29 +129,15 @@ def measure_time(units: int, arguments: argparse.Namespace) -> dict[str, object]
 
 
 def measure_memory(units: int, arguments: argparse.Namespace) -> dict[str, object]:
-    names = ["fused", "reference", "lstm"] + (["published"] if arguments.published else [])
-    command = [sys.executable, __file__, "--threads", str(arguments.threads)]
-    command += ["--batch", str(arguments.batch), "--memory-steps", str(arguments.memory_steps)]
-    if arguments.published:
-        command += ["--published", str(arguments.published)]
+    x = torch.rand(arguments.memory_steps, arguments.batch, 1)
     peaks = {}
-    for name in names:
-        child = [*command, "--measure-memory", f"{name}:{units}"]
-        peaks[name] = int(subprocess.run(child, check=True, capture_output=True).stdout)
+    for name, module in contenders(units, arguments.published).items():
+        train_step(module, x[:2])
+        peaks[name] = peak_bytes(lambda module=module: train_step(module, x), "cpu")
         print(f"{units:4d} units  {name:10s} peak {peaks[name] / 2**20:8.0f} MiB")
     ratios = {name: peaks["fused"] / peak for name, peak in peaks.items() if name != "fused"}
     print("  " + ", ".join(f"fused / {name}: {value:.3f}" for name, value in ratios.items()))
     return {"steps": arguments.memory_steps, "peak_bytes": peaks, "fused_over": ratios}
-
-
-def peak_memory(name: str, units: int, arguments: argparse.Namespace) -> int:
-    """Growth of the peak resident set, in bytes, over one training step."""
-    module = contenders(units, arguments.published)[name]
-    train_step(module, torch.rand(2, arguments.batch, 1))
-    x = torch.rand(arguments.memory_steps, arguments.batch, 1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    train_step(module, x)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 if __name__ == "__main__":

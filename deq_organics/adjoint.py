@@ -16,7 +16,7 @@ from torch import Tensor
 from . import equations
 from .solvers import Problem
 from .solvers.acceleration import SecantAccelerator
-from .solvers.normalized import reference_gain, reference_inverse
+from .solvers.preconditioner import Preconditioner
 
 __all__ = [
     "adjoint_residual",
@@ -73,28 +73,19 @@ def solve_adjoint_iteratively(
     """``lambda`` ``(B, 2n)`` and its residual ``(B,)``, by matrix products shared by the batch."""
     lin = equations.linearize(y, a, problem.recurrent_weight, problem.exponent, problem.rectified)
     g_y, g_a = g.chunk(2, -1)
-    reference = reference_gain(problem)
-    inverse = reference_inverse(problem, reference)
-    ratio = reference / (1.0 - lin.gain)
+    firing = None if lin.slope is None else lin.slope > 0
+    precondition = Preconditioner(problem).at(lin.gain, firing, transpose=True)
     active = equations.drive(y, problem.rectified) / (problem.exponent * a)
     scale = g.norm(dim=-1).clamp_min(torch.finfo(g.dtype).tiny)
 
     def evaluate(adjoint_y: Tensor) -> tuple[Tensor, Tensor]:
         recurrent = _transposed(problem.recurrent_weight, lin.gain * adjoint_y)
-        excited = adjoint_y - recurrent - g_y
-        omega = _transposed(
-            problem.normalization_weight, g_a + active * excited - lin.inhibition * adjoint_y
-        )
+        excess = adjoint_y - recurrent - g_y
+        left = torch.addcmul(g_a, active, excess).addcmul_(lin.inhibition, adjoint_y, value=-1.0)
+        omega = _transposed(problem.normalization_weight, left)
         if lin.slope is not None:
-            recurrent = lin.slope * recurrent
-        return g_y + recurrent - adjoint_y + lin.excitation * omega, omega
-
-    def precondition(residual: Tensor) -> Tensor:
-        if lin.slope is None:
-            return ratio * _transposed(inverse, residual)
-        firing = lin.slope > 0
-        spread = ratio * _transposed(inverse, torch.where(firing, residual, 0.0))
-        return torch.where(firing, spread, residual)
+            excess = adjoint_y - lin.slope * recurrent - g_y
+        return torch.addcmul(-excess, lin.excitation, omega), omega
 
     adjoint_y = torch.zeros_like(g_y)
     best, best_error = adjoint_y, torch.full_like(scale, torch.inf)

@@ -30,6 +30,7 @@ __all__ = [
     "power",
     "recurrent_drive",
     "residual",
+    "root",
 ]
 
 
@@ -62,12 +63,15 @@ def complementary_firing_rate(y: Tensor, exponent: float = 2.0) -> Tensor:
     return power(torch.relu(-y), exponent)
 
 
+def root(x: Tensor, exponent: float) -> Tensor:
+    """``x^(1 / exponent)``, elementwise, for positive ``x``."""
+    return x.sqrt() if exponent == 2.0 else x.pow(1.0 / exponent)
+
+
 def inhibitory_firing_rate(a: Tensor, exponent: float = 2.0) -> Tensor:
     """Inhibitory firing rates ``a+ = relu(a)^(1/m)``, with derivative 0 where ``a <= 0``."""
     positive = a > 0
-    safe = torch.where(positive, a, torch.ones_like(a))
-    root = safe.sqrt() if exponent == 2.0 else safe.pow(1.0 / exponent)
-    return torch.where(positive, root, torch.zeros_like(root))
+    return torch.where(positive, root(torch.where(positive, a, 1.0), exponent), 0.0)
 
 
 def drive(y: Tensor, rectified: bool) -> Tensor:
@@ -217,8 +221,7 @@ def identity_steady_state(
     """The unique fixed point for ``Wr = I``: Eq. 4 (main model) or Eq. 89 (rectified model)."""
     active = drive(input_drive, rectified)
     a = semisaturation + matvec(normalization_weight, power(active, exponent))
-    s = inhibitory_firing_rate(a, exponent)
-    y = active / s
+    y = active / root(a, exponent)
     if rectified:
         y = y - torch.relu(-input_drive)
     return y, a

@@ -228,7 +228,8 @@ def _solve_adjoint(
     else:
         adjoint, error = solve_adjoint_iteratively(problem, y, a, g, 0.5 * accepted)
         unsolved = (~(error <= accepted)).nonzero().squeeze(-1)
-        for left in unsolved.split(max(1, _ENTRIES_AT_A_TIME // g.shape[-1] ** 2)):
+        chunk = max(1, _ENTRIES_AT_A_TIME // g.shape[-1] ** 2)
+        for left in unsolved.split(chunk) if unsolved.numel() else ():
             part = problem.select(left)
             dense = solve_adjoint_dense(part, y[left], a[left], g[left])
             adjoint[left] = dense

@@ -172,7 +172,7 @@ def test_warning_points_at_the_caller():
 
 
 def test_a_fixed_point_at_infinity_is_passed_over():
-    """At ``a = 1e40`` the equations hold by rounding only; the true state is that for ``Wr = 0``."""
+    """At ``a = 1e40`` the equations hold by rounding only; the state is that for ``Wr = 0``."""
     arguments = random_parameters(
         (5,), 2, recurrence="per-circuit", shared=False, singular_value=4e-41, exponent=1.0
     )

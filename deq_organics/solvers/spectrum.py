@@ -4,30 +4,27 @@ import torch
 from torch import Tensor
 
 from .. import equations
-from .krylov import arnoldi_leading_eigenvalues
+from .krylov import arnoldi_leading_eigenvalues, shifted_leading_eigenvalues
 from .problem import Problem
 
 __all__ = ["is_stable", "leading_eigenvalues"]
 
-# A perturbation that shrinks to _DECAY of its length proves stability but for a chance of about
-# sqrt(2n) * _DECAY that it started without the unstable direction.
-_DECAY = 1e-6
-# The same for what is left of it without its dominant pair of modes, which are known by then.
-_PAIR_DECAY = 1e-5
-_PAIR_RADIUS = 0.999
-_GROWTH = 1e3
-_PROBE_CYCLES = 12
-_PATIENCE = 5
+# Smaller Jacobians are cheaper to decompose than to filter.
+_SMALLEST_FILTERED = 8
+# The Chebyshev interval, in units of the fastest rate, and after how many products to judge.
+_CENTRE, _HALF_WIDTH = -0.9, 0.6
+_FILTER_DEGREES = (20, 32)
+# Modes below this part of the first perturbation do not count; see `is_stable`.
+_NEGLIGIBLE = 1e-3
+_DIMENSION = 4
+# Residual of a Ritz value, relative to its real part, that tells the sign of that part.
+_SIGN_RESIDUAL = 1e-2
+_SMALLEST_PIVOT = 1e-10
 _SEED = 7919
 _CIRCUITS_AT_A_TIME = 128
-# Dimensions of the Krylov space for the eigenvalue itself (residual at rounding) and for no more
-# than the sign of its real part (residual far below that).
-_EXACT_DIMENSION, _EXACT_RESIDUAL = 40, 1e-11
-_SIGN_DIMENSION, _SIGN_RESIDUAL = 10, 1e-2
-# Roots of the polynomial in units of the fastest rate: -1.2 and -0.64 +- 0.6i. A pair whose
-# real part is at least its imaginary part cannot shrink a mode with nonnegative real part.
-_REAL_ROOT = 1.2
-_PAIR_REAL, _PAIR_SQUARED = 0.64, 0.64**2 + 0.6**2
+# Krylov spaces of the Jacobian and of its shifted inverse, and the residual of an exact eigenvalue.
+_SMALLEST_SPARSE = 40
+_DIRECT_DIMENSION, _SHIFTED_DIMENSION, _EXACT_RESIDUAL = 40, 32, 1e-11
 
 
 def leading_eigenvalues(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
@@ -49,12 +46,22 @@ def leading_eigenvalues(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
 
 
 def _leading(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
-    if y.shape[-1] < _EXACT_DIMENSION:
+    if y.shape[-1] < _SMALLEST_SPARSE:
         return _dense(problem, y, a)
-    leading, residual = arnoldi_leading_eigenvalues(problem, y, a, _EXACT_DIMENSION)
+    leading, residual = arnoldi_leading_eigenvalues(problem, y, a, _DIRECT_DIMENSION)
     rest = (~(residual <= _EXACT_RESIDUAL * leading.abs())).nonzero().squeeze(-1)
     if rest.numel():
-        leading[rest] = _dense(problem.select(rest), y[rest], a[rest])
+        part, y, a = problem.select(rest), y[rest], a[rest]
+        edge, doubt = leading[rest].real, residual[rest]
+        near, found = shifted_leading_eigenvalues(
+            part, y, a, edge, _SHIFTED_DIMENSION, _EXACT_RESIDUAL
+        )
+        # An eigenvalue of larger real part that is far from the edge would show in `edge`.
+        good = found & (near.real >= edge - doubt)
+        leading[rest[good]] = near[good]
+        left = (~good).nonzero().squeeze(-1)
+        if left.numel():
+            leading[rest[left]] = _dense(part.select(left), y[left], a[left])
     return leading
 
 
@@ -66,102 +73,119 @@ def _dense(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
 def is_stable(problem: Problem, y: Tensor, a: Tensor, candidates: Tensor) -> Tensor:
     """Which of the ``candidates`` (a mask ``(B,)``) are linearly stable at ``(y, a)``.
 
-    A polynomial of the Jacobian that can shrink stable modes only acts again and again on a random
-    perturbation. Where that dies out the circuit is stable; where it does not within a bounded
-    number of steps, the leading eigenvalue decides.
+    Chebyshev polynomials of the Jacobian, for an interval of the negative real axis and with value
+    1 at 0, act on a random perturbation. They shrink no mode outside the ellipse through 0 around
+    that interval, hence none with a nonnegative real part: what is left of the perturbation holds
+    every unstable mode. Where nothing much is left the circuit is stable; where four modes make up
+    nearly all of it, the largest real part of their eigenvalues decides. What that leaves open goes
+    to :func:`leading_eigenvalues`.
+
+    The perturbation may have started with too little of an unstable mode to be noticed: for a mode
+    that is not among the four the chance is of the order of ``sqrt(2n) * 1e-3``.
     """
     verdict = torch.zeros_like(candidates)
     index = candidates.nonzero().squeeze(-1)
     if index.numel() == 0:
         return verdict
-    everyone = index.numel() == problem.batch_size
-    part = problem if everyone else problem.select(index)
-    stable, undecided, perturbation = _probe(part, *((y, a) if everyone else (y[index], a[index])))
-    rows = undecided.nonzero().squeeze(-1)
+    if index.numel() < problem.batch_size:
+        problem, y, a = problem.select(index), y[index], a[index]
+    if y.shape[-1] < _SMALLEST_FILTERED:
+        verdict[index] = leading_eigenvalues(problem, y, a).real < 0
+        return verdict
+    stable = _filtered_out(problem, y, a)
+    rows = (~stable).nonzero().squeeze(-1)
     if rows.numel():
-        where = index[rows]
-        stable[rows] = _is_negative(part.select(rows), y[where], a[where], perturbation[rows])
+        leading = leading_eigenvalues(problem.select(rows), y[rows], a[rows])
+        stable[rows] = leading.real < 0
     verdict[index] = stable
     return verdict
 
 
-def _is_negative(problem: Problem, y: Tensor, a: Tensor, start: Tensor) -> Tensor:
-    """Whether the leading eigenvalue's real part is negative, ``(B,)``."""
-    if y.shape[-1] < _EXACT_DIMENSION:
-        return leading_eigenvalues(problem, y, a).real < 0
-    leading, residual = arnoldi_leading_eigenvalues(problem, y, a, _SIGN_DIMENSION, start)
-    negative = leading.real < 0
-    doubtful = (~(residual <= _SIGN_RESIDUAL * leading.real.abs())).nonzero().squeeze(-1)
-    if doubtful.numel():
-        part = problem.select(doubtful)
-        negative[doubtful] = leading_eigenvalues(part, y[doubtful], a[doubtful]).real < 0
-    return negative
-
-
-def _probe(problem: Problem, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Masks ``(B,)``, proved stable by decay and undecided, and the perturbation ``(B, 2n)``."""
+def _filtered_out(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
+    """Which circuits ``(B,)`` the filter shows to be stable."""
     lin = equations.linearize(y, a, problem.recurrent_weight, problem.exponent, problem.rectified)
+    rate_y, rate_a = 1.0 / problem.tau_y, 1.0 / problem.tau_a
     fastest = torch.maximum(
-        (lin.gain.abs().clamp_min(1.0) / problem.tau_y).amax(-1), (1.0 / problem.tau_a).amax(-1)
+        (lin.gain.abs().clamp_min(1.0) * rate_y).amax(-1), rate_a.amax(-1)
     ).unsqueeze(-1)
-    scale_y, scale_a = 1.0 / (fastest * problem.tau_y), 1.0 / (fastest * problem.tau_a)
+    rate_y, rate_a = rate_y / fastest, rate_a / fastest
+    # The factors of (J / fastest - centre), applied to a perturbation (p, q).
+    recurrence, inhibition, pooling = rate_y * lin.gain, rate_y * lin.inhibition, rate_a
+    leak_y, leak_a = rate_y + _CENTRE, rate_a + _CENTRE
 
-    def flow(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    def advance(now: Tensor, before: Tensor, forward: float, back: float) -> Tensor:
+        """``forward (J / fastest - centre) now - back before``."""
+        p, q = now.chunk(2, -1)
         inner = p if lin.slope is None else lin.slope * p
         recurrent = equations.matvec(problem.recurrent_weight, inner)
-        pool = equations.matvec(problem.normalization_weight, lin.excitation * p + lin.pool * q)
-        return (
-            scale_y * torch.addcmul(lin.gain * recurrent - p, lin.inhibition, q, value=-1.0),
-            scale_a * (pool - q),
+        pool = equations.matvec(
+            problem.normalization_weight, torch.addcmul(lin.excitation * p, lin.pool, q)
         )
-
-    def cycle(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        flow_p, flow_q = flow(p, q)
-        p, q = p + flow_p / _REAL_ROOT, q + flow_q / _REAL_ROOT
-        flow_p, flow_q = flow(p, q)
-        second_p, second_q = flow(flow_p, flow_q)
-        return (
-            p + (2.0 * _PAIR_REAL * flow_p + second_p) / _PAIR_SQUARED,
-            q + (2.0 * _PAIR_REAL * flow_q + second_q) / _PAIR_SQUARED,
-        )
+        following = before * -back
+        next_p, next_q = following.chunk(2, -1)
+        next_p.addcmul_(recurrence, recurrent, value=forward)
+        next_p.addcmul_(inhibition, q, value=-forward).addcmul_(leak_y, p, value=-forward)
+        next_q.addcmul_(pooling, pool, value=forward).addcmul_(leak_a, q, value=-forward)
+        return following
 
     generator = torch.Generator().manual_seed(_SEED)
-    start = torch.randn(2, 1, y.shape[-1], generator=generator, dtype=torch.float64).to(y)
-    p, q = start[0].expand_as(y), start[1].expand_as(y)
-    first = start.norm()
+    start = torch.randn(2 * y.shape[-1], generator=generator, dtype=torch.float64).to(y)
+    start = (start / start.norm()).expand(y.shape[0], -1)
+    # The recurrence of Chebyshev's polynomials, divided by their values at 0: these grow by the
+    # factor 1 / ratio.
+    ratio = -_HALF_WIDTH / _CENTRE
+    ratios = [1.0, ratio]
+    iterates = [start, advance(start, start, ratio / _HALF_WIDTH, 0.0)]
     stable = torch.zeros(y.shape[0], dtype=torch.bool, device=y.device)
-    going = ~stable
-    history = [torch.cat([p, q], -1)]
-    for number in range(1, _PROBE_CYCLES + 1):
-        p, q = cycle(p, q)
-        history = [*history[-2:], torch.cat([p, q], -1)]
-        length = history[-1].norm(dim=-1) / first
-        stable |= going & (length <= _DECAY)
-        if len(history) == 3:
-            radius, rest = _dominant_pair(*history)
-            stable |= going & (radius < _PAIR_RADIUS) & (rest <= _PAIR_DECAY * first)
-        if number >= _PATIENCE:
-            # Too slow to get there within the cycles that are left: the eigenvalue is cheaper.
-            going = going & (length <= _DECAY ** (number / _PROBE_CYCLES))
-        going = going & ~stable & (length < _GROWTH)
-        if not going.any():
-            break
-    return stable, ~stable, history[-1]
+    for degree in range(2, _FILTER_DEGREES[-1] + 1):
+        ratios.append(1.0 / (2.0 / ratio - ratios[-1]))
+        forward, back = 2.0 * ratios[-1] / _HALF_WIDTH, ratios[-1] * ratios[-2]
+        following = advance(iterates[-1], iterates[-2], forward, back)
+        iterates = [*iterates[-_DIMENSION - 1 :], following]
+        if degree in _FILTER_DEGREES:
+            stable |= _holds_no_unstable_mode(iterates, ratios[-_DIMENSION - 1 :])
+            if stable.all():
+                break
+    return stable
 
 
-def _dominant_pair(x0: Tensor, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
-    """The modes that dominate three successive iterates ``(B, 2n)``: modulus, and what is left.
+def _holds_no_unstable_mode(iterates: list[Tensor], ratios: list[float]) -> Tensor:
+    """Whether the last of the filter's iterates ``(B, 2n)`` is small or made of stable modes.
 
-    Fits ``x2 = alpha x1 + beta x0``. The roots of ``z^2 - alpha z - beta`` are the factors by which
-    the dominant pair of modes grows; the rest of the fit is free of that pair.
+    The modes are those of Rayleigh-Ritz in the span of all but the first and the last iterate. The
+    filter's recurrence gives their images, so that products of the iterates are all it takes.
     """
-    aa, ab, bb = (x1 * x1).sum(-1), (x1 * x0).sum(-1), (x0 * x0).sum(-1)
-    ca, cb = (x2 * x1).sum(-1), (x2 * x0).sum(-1)
-    determinant = aa * bb - ab * ab
-    alpha = (ca * bb - cb * ab) / determinant
-    beta = (cb * aa - ca * ab) / determinant
-    rest = (x2 - alpha.unsqueeze(-1) * x1 - beta.unsqueeze(-1) * x0).norm(dim=-1)
-    discriminant = alpha.square() + 4.0 * beta
-    real = 0.5 * (alpha.abs() + discriminant.clamp_min(0.0).sqrt())
-    radius = torch.where(discriminant < 0, beta.abs().sqrt(), real)
-    return radius, rest
+    stack = torch.stack(iterates, 1).double()
+    gram = stack @ stack.mT
+    small = gram[:, -1, -1] <= _NEGLIGIBLE**2
+    if small.all():
+        return small
+    # Column j of `image` holds A x_j = (x_{j+1} + r_j r_{j+1} x_{j-1}) / (2 r_{j+1}), where
+    # A = (J / fastest - centre) / half width.
+    image = gram.new_zeros(_DIMENSION + 2, _DIMENSION)
+    for j in range(_DIMENSION):
+        image[j, j] = ratios[j] / 2.0
+        image[j + 2, j] = 0.5 / ratios[j + 1]
+    factor, info = torch.linalg.cholesky_ex(gram[:, 1:-1, 1:-1])
+    whitened = torch.linalg.solve_triangular(factor, gram[:, 1:-1], upper=False)
+    remainder = gram[:, -1, -1] - whitened[..., -1].square().sum(-1)
+    projected = torch.linalg.solve_triangular(factor, (whitened @ image).mT, upper=False).mT
+    # Iterates that are close to dependent hold too few digits of their differences.
+    pivots = factor.diagonal(dim1=-2, dim2=-1).square()
+    independent = pivots > _SMALLEST_PIVOT * gram.diagonal(dim1=-2, dim2=-1)[:, 1:-1]
+    usable = (info == 0) & independent.all(-1) & torch.isfinite(projected).all((-2, -1))
+    projected = torch.where(usable[:, None, None], projected, 0.0)
+    ritz, vectors = torch.linalg.eig(projected)
+    chosen = ritz.real.argmax(-1, keepdim=True)
+    value = ritz.gather(-1, chosen).squeeze(-1)
+    vector = vectors.gather(-1, chosen.unsqueeze(1).expand(-1, _DIMENSION, 1)).squeeze(-1)
+    # |A x - value x|^2 for the Ritz vector x, from the coefficients of A x and x in the iterates.
+    coefficients = torch.linalg.solve_triangular(
+        factor.mT.to(vector.dtype), vector.unsqueeze(-1), upper=True
+    )
+    error = image.to(vector.dtype) @ coefficients
+    error[:, 1:-1] -= value[:, None, None] * coefficients
+    squared = (error.mH @ gram.to(vector.dtype) @ error).real.reshape(-1).clamp_min(0.0)
+    real_part = _CENTRE / _HALF_WIDTH + value.real
+    stable = squared.sqrt() <= -_SIGN_RESIDUAL * real_part
+    return small | (usable & stable & (remainder <= _NEGLIGIBLE**2))
