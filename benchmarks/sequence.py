@@ -65,7 +65,7 @@ def contenders(units: int, published: Path | None) -> dict[str, Callable[[Tensor
         rnn = ORGaNICsRNN(1, units, backend=backend)
         found[backend] = LastState(rnn)
     if published is not None:
-        found["published"] = PublishedLoop(units, published)
+        found["published"] = PublishedLoop(units, published, MAX_STEPS)
     found["lstm"] = LastState(nn.LSTM(1, units))
     return found
 
@@ -84,12 +84,12 @@ class LastState(nn.Module):
 class PublishedLoop(nn.Module):
     """The authors' cell in the loop of their training script."""
 
-    def __init__(self, units: int, directory: Path) -> None:
+    def __init__(self, units: int, directory: Path, max_steps: dict[str, float]) -> None:
         super().__init__()
         sys.path.insert(0, str(directory))
         from models.dynamical.rnnCell import rnnCell
 
-        steps = {f"dt_tau_max_{name}": value for name, value in MAX_STEPS.items()}
+        steps = {f"dt_tau_max_{name}": value for name, value in max_steps.items()}
         self.cell = rnnCell(1, units, **steps)
         self.start = [torch.rand(units) for _ in range(3)]
 
