@@ -59,6 +59,7 @@ def solve_normalized(problem: Problem, tol: float, max_iter: int) -> Solution:
     accelerator = SecantAccelerator(_DEPTH)
     for step in range(max_iter + 1):
         point = _evaluate(problem, v)
+        # By `Problem.drive_scale`, with the drive's own length computed once.
         error = point.residual.norm(dim=-1) / torch.maximum(point.y.norm(dim=-1), drive_length)
         done = waiting & (error <= tol)
         leaving = waiting if step == max_iter else done

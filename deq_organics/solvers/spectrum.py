@@ -31,7 +31,8 @@ def leading_eigenvalues(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
     """Each Jacobian's eigenvalue with the largest real part, complex128 ``(B,)``.
 
     Of a conjugate pair the one with the nonnegative imaginary part. Large Jacobians go to
-    Arnoldi's method first; what does not converge there, and small ones, are solved densely.
+    Arnoldi's method, first directly, then shifted to the edge of the spectrum; what converges in
+    neither, and small ones, are solved densely.
     """
     problem, y, a = problem.to(torch.float64), y.double(), a.double()
     if y.shape[0] == 0:
