@@ -6,17 +6,31 @@ circuit implementing divisive normalization", NeurIPS 2024.
 
 from ._version import __version__
 from .circuit import Circuit
+from .energy import energy, energy_form
 from .errors import AdjointWarning, SteadyStateError, SteadyStateWarning
 from .layer import ORGaNICsDEQ
+from .normal_modes import NormalModes, normal_modes
+from .oscillators import (
+    Certificate,
+    Oscillators,
+    coupled_oscillators,
+    m_matrix_certificate,
+    oscillator_eigenvalues,
+)
 from .simulation import simulate
 from .solvers import Status
-from .stability import StabilityReport, check_stability, m_matrix_certificate
+from .stability import StabilityReport, check_stability
 from .steady_state import SteadyState
+from .two_dimensional import FixedPoints2D, critical_drive_2d, fixed_points_2d
 
 __all__ = [
     "AdjointWarning",
+    "Certificate",
     "Circuit",
+    "FixedPoints2D",
+    "NormalModes",
     "ORGaNICsDEQ",
+    "Oscillators",
     "StabilityReport",
     "Status",
     "SteadyState",
@@ -24,6 +38,13 @@ __all__ = [
     "SteadyStateWarning",
     "__version__",
     "check_stability",
+    "coupled_oscillators",
+    "critical_drive_2d",
+    "energy",
+    "energy_form",
+    "fixed_points_2d",
     "m_matrix_certificate",
+    "normal_modes",
+    "oscillator_eigenvalues",
     "simulate",
 ]

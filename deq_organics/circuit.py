@@ -1,6 +1,7 @@
 """The ORGaNICs circuit as a value: its parameters, and what follows from them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,6 +129,20 @@ class Circuit:
         weights = (self.recurrent_weight, self.normalization_weight)
         shapes += [weight.shape[:-2] for weight in weights if weight is not None]
         return torch.broadcast_shapes(*shapes)
+
+    def to(self, *args: Any, **kwargs: Any) -> "Circuit":
+        """The same circuits on another device or in another dtype, as :meth:`torch.Tensor.to`."""
+        wr = self.recurrent_weight
+        return Circuit(
+            self.input_drive.to(*args, **kwargs),
+            self.semisaturation.to(*args, **kwargs),
+            None if wr is None else wr.to(*args, **kwargs),
+            self.normalization_weight.to(*args, **kwargs),
+            self.tau_y.to(*args, **kwargs),
+            self.tau_a.to(*args, **kwargs),
+            self.exponent,
+            self.rectified,
+        )
 
     def vector_field(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """``(dy/dt, da/dt)`` at ``y`` and ``a`` of shape ``(..., n)``, per unit of tau."""

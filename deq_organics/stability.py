@@ -1,18 +1,16 @@
-"""Linear stability of a circuit's steady states: the checker and the certificate for ``Wr = I``."""
+"""Linear stability of a circuit's steady states, by the eigenvalues of the Jacobian."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import equations
 from .circuit import Circuit
 from .layer import ORGaNICsDEQ
 from .solvers.spectrum import leading_eigenvalues
 from .steady_state import SteadyState
 
-__all__ = ["Certificate", "StabilityReport", "check_stability", "m_matrix_certificate"]
+__all__ = ["StabilityReport", "check_stability"]
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,6 @@ class StabilityReport:
         if missing := total - int(known.sum()):
             lines.append(f"  without steady state: {missing}")
         return "\n".join(lines)
-
-
-class Certificate(NamedTuple):
-    """Theorem 4.3's proof of stability for one circuit or a batch, without eigenvalues."""
-
-    certified: Tensor
-    """Boolean ``(...)``: the damping matrix is a nonsingular M-matrix, so the circuit is stable."""
-    lyapunov_diagonal: Tensor
-    """Positive ``t`` of shape ``(..., n)`` with ``T B + B^T T`` positive definite, ``T = D(t)``."""
 
 
 @torch.no_grad()
@@ -91,35 +80,6 @@ def check_stability(
     leading[rows] = leading_eigenvalues(problem.select(rows), y[rows], a[rows])
     leading = leading.reshape(shape)
     return StabilityReport(leading, leading.real < 0, -leading.real)
-
-
-@torch.no_grad()
-def m_matrix_certificate(circuit: Circuit) -> Certificate:
-    """Prove the stability of circuits with ``Wr = I`` at their steady state (Thms 4.1-4.3).
-
-    The damping matrix ``B`` of Eq. 11 is a Z-matrix; ``x = B^-1 1 > 0`` shows that it is a
-    nonsingular M-matrix, hence Lyapunov diagonally stable, with ``T = D((B^-T 1) / (B^-1 1))``.
-
-    Raises:
-        ValueError: The circuit has recurrent weights other than None.
-    """
-    y, a = (part.double() for part in circuit.closed_form())
-    m = circuit.exponent
-    rate, pool = (
-        equations.inhibitory_firing_rate(a, m),
-        equations.power(equations.drive(y, circuit.rectified), m),
-    )
-    tau_y, tau_a = circuit.tau_y.double(), circuit.tau_a.double()
-    damping = torch.diag_embed(rate / tau_y + 1.0 / tau_a) - (
-        circuit.normalization_weight.double() * pool.unsqueeze(-2) / tau_a.unsqueeze(-1)
-    )
-    ones = torch.ones_like(rate)
-    right, info = torch.linalg.solve_ex(damping, ones)
-    left, _ = torch.linalg.solve_ex(damping.mT, ones)
-    with equations.full_precision(damping):
-        image = equations.matvec(damping, right)
-    certified = (info == 0) & ((right > 0) & (left > 0) & (image > 0)).all(-1)
-    return Certificate(certified, left / right)
 
 
 def _circuit_and_state(
