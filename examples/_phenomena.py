@@ -23,7 +23,7 @@ FINE_CONTRASTS = torch.logspace(-2, 0, 201, dtype=torch.float64)
 # Both ends of the circle of orientations, to draw it.
 ORIENTATIONS = torch.linspace(-90, 90, 37, dtype=torch.float64)
 FINE_ORIENTATIONS = torch.linspace(-90, 90, 181, dtype=torch.float64)
-RADII = torch.arange(1, 31, dtype=torch.float64) / 5
+RADII = torch.cat([torch.arange(1.0, 10).double() / 5, torch.arange(4.0, 13).double() / 2])
 FINE_RADII = torch.linspace(0.05, 6, 120, dtype=torch.float64)
 TIMES = torch.linspace(0, 200, 801, dtype=torch.float64)
 
@@ -40,7 +40,7 @@ class Curve:
     """The response of one neuron as a function of something that changes.
 
     Attributes:
-        label: for a legend.
+        label: for a legend; none if empty.
         x: what changes, `(N,)`.
         y: the responses at the circuits' steady states, `(N,)`; over time, on the way there.
         circuit: the circuits.
@@ -144,7 +144,7 @@ def cross_orientation_suppression(semisaturation: float) -> Phenomenon:
         for test in (0.5, 0.25, TEST, 0.0)
     ]
     masked, alone = (float(curve.y[curve.x == MASK]) for curve in curves[2:])
-    unmasked = float(sheet.normalized(sheet.grating(TEST))[sheet.middle])
+    unmasked = float(sheet.circuit(sheet.grating(TEST)).steady_state().rates[sheet.middle])
     findings = {
         f"response to the test ({100 * TEST:.3g} %)": unmasked,
         f"response to test and mask ({100 * MASK:.3g} %)": masked,
@@ -178,7 +178,7 @@ def masked_contrast_response(semisaturation: float) -> Phenomenon:
 
 
 def surround_suppression(semisaturation: float) -> Phenomenon:
-    """Responses to gratings that grow from the receptive field into the surround."""
+    """Responses, in units of the largest, to gratings that grow into the surround."""
     sheet = line(semisaturation)
     curves = [
         _curve(
@@ -196,79 +196,81 @@ def surround_suppression(semisaturation: float) -> Phenomenon:
         index = 1 - float(curve.y[-1] / curve.y[peak])
         findings[f"peak radius at {curve.label} contrast (degrees)"] = float(curve.x[peak])
         findings[f"suppression index at {curve.label} contrast"] = index
-    return Phenomenon("surround suppression", curves, findings)
+    relative = [curve.relative_to(float(curve.y.max())) for curve in curves]
+    return Phenomenon("surround suppression", relative, findings)
 
 
 def attentional_gain(semisaturation: float, gain: float) -> Phenomenon:
-    """Contrast responses without and with attention, in the two regimes of its field.
+    """Contrast responses with and without attention to the neuron's position, in two regimes.
 
-    Reynolds and Heeger (Neuron, 2009): a field much wider than the stimulus multiplies the drive
-    and its normalization alike, a gain of contrast; one much narrower than the stimulus leaves most
-    of the normalization alone, a gain of response. Responses are in units of the unattended R_max.
+    Reynolds and Heeger (Neuron, 2009): an attention field much wider than a small stimulus
+    multiplies the drive and its normalization alike, a gain of contrast; one much narrower than a
+    large stimulus leaves most of the normalization as it is, a gain of response. Responses are in
+    units of R_max without attention.
     """
     sheet = line(semisaturation)
     curves: list[Curve] = []
     findings: dict[str, float] = {}
     for regime, radius, width in (
-        ("small stimulus, wide field", SMALL, WIDE),
-        ("large stimulus, narrow field", LARGE, NARROW),
+        ("contrast gain: wide field", SMALL, WIDE),
+        ("response gain: narrow field", LARGE, NARROW),
     ):
-        pair = [
+        attended, unattended = (
             _curve(
-                f"{regime}{attended}",
+                label,
                 sheet,
                 lambda contrast, radius=radius: sheet.grating(contrast, 0.0, radius),
                 CONTRASTS[::2],
                 FINE_CONTRASTS,
                 attention,
             )
-            for attended, attention in ((", attended", sheet.attention(gain, width)), ("", 1.0))
-        ]
-        attended, unattended = (fit_hyperbolic_ratio(curve.x, curve.y) for curve in pair)
-        curves += [curve.relative_to(unattended.r_max) for curve in pair]
-        findings[f"c50, {regime} (%)"] = 100 * unattended.c50
-        findings[f"c50 attended / unattended, {regime}"] = attended.c50 / unattended.c50
-        findings[f"R_max attended / unattended, {regime}"] = attended.r_max / unattended.r_max
+            for label, attention in ((regime, sheet.attention(gain, width)), ("", 1.0))
+        )
+        high, low = (fit_hyperbolic_ratio(curve.x, curve.y) for curve in (attended, unattended))
+        curves += [curve.relative_to(low.r_max) for curve in (attended, unattended)]
+        findings[f"{regime}, c50 without attention (%)"] = 100 * low.c50
+        findings[f"{regime}, c50 attended / unattended"] = high.c50 / low.c50
+        findings[f"{regime}, R_max attended / unattended"] = high.r_max / low.r_max
     return Phenomenon("attentional gain", curves, findings)
 
 
 def recurrent_sharpening(semisaturation: float) -> Phenomenon:
     """The tuning of neurons whose drive is broad, with `Wr = I` and with a `Wr` that sharpens."""
     sheet = ring(semisaturation, BROAD_TUNING)
-    curves = [
-        _curve(
-            f"{name}, {100 * contrast:.3g} %",
-            sheet,
-            lambda angle, contrast=contrast: sheet.grating(contrast, angle),
-            ORIENTATIONS,
-            FINE_ORIENTATIONS,
-            recurrent_weight=weight,
-        )
-        for name, weight in (("Wr ≠ I", sharpening_weight(sheet)), ("Wr = I", None))
-        for contrast in (1.0, 0.5)
-    ]
-    findings = {}
-    for curve in curves:
-        findings[f"half-width with {curve.label} contrast (degrees)"] = half_width(curve)
-        findings[f"largest response with {curve.label} contrast"] = float(curve.y.max())
+    curves, findings = [], {}
+    for name, weight in (("Wr ≠ I", sharpening_weight(sheet)), ("Wr = I", None)):
+        for contrast in (1.0, 0.5):
+            curve = _curve(
+                name if contrast == 1 else "",
+                sheet,
+                lambda angle, contrast=contrast: sheet.grating(contrast, angle),
+                ORIENTATIONS,
+                FINE_ORIENTATIONS,
+                recurrent_weight=weight,
+            )
+            curves.append(curve)
+            with_these = f"{name}, {100 * contrast:.3g} % contrast"
+            findings[f"half-width, {with_these} (degrees)"] = half_width(curve)
+            findings[f"largest response, {with_these}"] = float(curve.y.max())
     return Phenomenon("recurrent weights", curves, findings)
 
 
 def onset(semisaturation: float) -> Phenomenon:
     """Responses over time, in ms, to gratings that appear at time 0 and stay."""
     sheet = ring(semisaturation)
+    contrasts = (1.0, 0.5, 0.25, 0.125)
+    together = sheet.circuit(sheet.grating(torch.tensor(contrasts)))
+    rates, _, _ = together.firing_rates(*simulate(together, TIMES))
     curves, findings = [], {}
-    for contrast in (1.0, 0.5, 0.25, 0.125):
+    for contrast, response in zip(contrasts, rates[..., sheet.middle].T, strict=True):
         circuit = sheet.circuit(sheet.grating(contrast))
         state = circuit.steady_state(tol=TOLERANCE)
-        y, a = simulate(circuit, TIMES)
-        rates, _, _ = circuit.firing_rates(y, a)
-        response, settled = rates[:, sheet.middle], float(state.rates[sheet.middle])
-        curve = Curve(f"{100 * contrast:.3g} %", TIMES, response, circuit, state)
-        curves.append(curve)
+        settled = float(state.rates[sheet.middle])
+        label = f"{100 * contrast:.3g} %"
+        curves.append(Curve(label, TIMES, response, circuit, state))
         first = int((response >= settled / 2).nonzero()[0])
-        findings[f"half of the steady state at {curve.label} contrast (ms)"] = float(TIMES[first])
-        findings[f"peak / steady state at {curve.label} contrast"] = float(response.max()) / settled
+        findings[f"half of the steady state at {label} contrast (ms)"] = float(TIMES[first])
+        findings[f"peak / steady state at {label} contrast"] = float(response.max()) / settled
     return Phenomenon("onset", curves, findings)
 
 

@@ -66,7 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(phenomenon)
     print(_describe_circuits(phenomena))
     path = options.out / PICTURE
-    plot_phenomena(phenomena, sigma, path)
+    try:
+        plot_phenomena(phenomena, sigma, path)
+    except OSError as error:
+        raise ExampleError(f"--out: {path} cannot be written ({error})") from error
     print(f"drawn in {path}, after {time.perf_counter() - start:.1f} s")
 
 
