@@ -24,7 +24,7 @@ def plot_learning_curves(history: History, path: Path) -> None:
     epochs, accuracies = _series(history, "validation_accuracy")
     right.plot(epochs, [100 * value for value in accuracies], color=VERMILION)
     right.set(xlabel="epoch", ylabel="validation accuracy (%)")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_eigenvalue_curve(history: History, key: str, path: Path) -> None:
@@ -39,7 +39,7 @@ def plot_eigenvalue_curve(history: History, key: str, path: Path) -> None:
         title="eigenvalues on validation images",
     )
     axes.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_eigenvalue_histograms(real_parts: Sequence[Tensor], path: Path) -> None:
@@ -60,7 +60,7 @@ def plot_eigenvalue_histograms(real_parts: Sequence[Tensor], path: Path) -> None
             ylabel="test inputs",
             title=f"layer {number}" if len(real_parts) > 1 else "",
         )
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_gradient_norms(history: History, path: Path) -> None:
@@ -71,7 +71,7 @@ def plot_gradient_norms(history: History, path: Path) -> None:
     axes.plot(*_series(history, "largest_gradient_norm"), color=VERMILION, label="largest")
     axes.set(xlabel="epoch", ylabel="norm of the gradient", yscale="log")
     axes.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_trajectories(outputs: Tensor, labels: Tensor, path: Path) -> None:
@@ -107,7 +107,7 @@ def plot_trajectories(outputs: Tensor, labels: Tensor, path: Path) -> None:
         ylabel="second principal component",
         title="one line an image, its digit at the end",
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_time_constants(steps: Mapping[str, Tensor], path: Path) -> None:
@@ -123,7 +123,7 @@ def plot_time_constants(steps: Mapping[str, Tensor], path: Path) -> None:
         axes.hist((1 / step.detach().cpu()).log10().tolist(), bins=20, color=colour)
         axes.set(xlabel="log10(τ / dt)", title=name)
     row[0].set_ylabel("neurons")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _series(history: History, key: str) -> tuple[list[float], list[float]]:
@@ -133,7 +133,8 @@ def _series(history: History, key: str) -> tuple[list[float], list[float]]:
     return [epoch for epoch, _ in known], [value for _, value in known]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Writes a picture, its axes without frames."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
