@@ -40,15 +40,16 @@ class CrossSpectrum:
         return self.density.angle()
 
     def __str__(self) -> str:
-        n = self.density.shape[-1] // 2
-        power = physical(self.power)[..., :n].movedim(-1, -2).flatten(0, -3)
-        frequency = physical(self.frequency)
+        frequency, n = physical(self.frequency), self.density.shape[-1] // 2
+        power = physical(self.power)[..., :n].mT.reshape(-1, n, frequency.numel())
         total, known = power.shape[0], ~power.isnan().any(-1).any(-1)
         lines = [
             f"CrossSpectrum of {total} circuits, n = {n}, {self.sided}-sided, at "
             f"{frequency.numel()} frequencies from {frequency.min():.4g} to {frequency.max():.4g}"
         ]
         if known.any():
+            if self.sided == "one":  # Zero frequency has no mirror image to be doubled by.
+                power = power * torch.where(frequency > 0, 1.0, 2.0)
             peak = frequency[power[known].argmax(-1)].abs().flatten()
             lines.append(
                 f"  power of y peaks at: max {peak.max():.4g}, median {peak.median():.4g}, "
