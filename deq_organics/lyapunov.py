@@ -35,13 +35,13 @@ def solve_lyapunov(matrix: Tensor, factor: Tensor, eigenvalues: Tensor) -> Tenso
         step = torch.linalg.solve(identity - scaled, identity + scaled)
         kick = torch.linalg.inv(identity - scaled) @ factor
         total = 2.0 * kick @ kick.mT / rate[..., None, None]
-        settled = False
         for _ in range(_MOST_DOUBLINGS):
             more = step @ total @ step.mT
             total = total + more
             step = step @ step
-            if settled:  # One step after the value has settled the derivatives have too.
+            # The terms left out are of the order of the square of the last ones, also in their
+            # derivatives.
+            change, value = (physical(t).diagonal(dim1=-2, dim2=-1) for t in (more, total))
+            if bool((change <= torch.finfo(matrix.dtype).eps * value).all()):
                 break
-            change, value = (physical(t).abs().amax((-2, -1)) for t in (more, total))
-            settled = bool((change <= torch.finfo(matrix.dtype).eps * value).all())
     return total
