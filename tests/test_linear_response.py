@@ -36,7 +36,7 @@ class Experiment(NamedTuple):
     """A circuit and how to record it.
 
     By the scheme's exact linear statistics, step, window and sampling together bias no bin by
-    more than 0.55 % of the spectrum; the narrowest band is 13 % wide to each side.
+    more than 0.6 % of the spectrum; the narrowest band of a power is 14 % wide to each side.
     """
 
     circuit: Circuit
