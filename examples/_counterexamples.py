@@ -1,0 +1,232 @@
+"""Looks for circuits without a stable steady state by gradient, under added conditions."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from _checkpoints import write_json
+from _survey import Search, Verdict
+from torch import Tensor
+from tqdm import tqdm
+
+from deq_organics import Circuit
+from deq_organics.solvers import Problem
+
+CANDIDATES, STEPS, LEARNING_RATE = 48, 150, 0.05
+# The smallest eigenvalue of what is called positive definite.
+DEFINITE = 0.05
+# Time constants lie between this and its inverse.
+SLOWEST = 10.0
+
+Raw = Mapping[str, Tensor]
+
+
+def _scaled(matrix: Tensor) -> Tensor:
+    """The matrix with a largest singular value of 1."""
+    return matrix / torch.linalg.matrix_norm(matrix, 2, keepdim=True)
+
+
+def _rotated(raw: Raw) -> Tensor:
+    """A symmetric matrix with eigenvalues from `DEFINITE` to 1, the largest of them 1."""
+    skew = raw["wr"] - raw["wr"].mT
+    rotation = torch.linalg.matrix_exp(skew)
+    eigenvalues = DEFINITE + (1 - DEFINITE) * raw["eigenvalues"].sigmoid()
+    eigenvalues = eigenvalues / eigenvalues.amax(-1, keepdim=True)
+    return (rotation * eigenvalues.unsqueeze(-2)) @ rotation.mT
+
+
+def _accretive(raw: Raw) -> Tensor:
+    """A matrix whose symmetric part is positive definite; it need not be symmetric."""
+    skew = raw["mix"] - raw["mix"].mT
+    return _scaled(_rotated(raw) + skew)
+
+
+def _signed(raw: Raw) -> Tensor:
+    """`z` with a norm of 1 at most."""
+    z = raw["z"]
+    return z / torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min(1.0)
+
+
+def _nonnegative(raw: Raw) -> Tensor:
+    return _signed(raw).abs()
+
+
+WEIGHTS: dict[str, Callable[[Raw], Tensor]] = {
+    "free": lambda raw: _scaled(raw["wr"]),
+    "symmetric": lambda raw: _scaled(raw["wr"] + raw["wr"].mT),
+    "nonnegative": lambda raw: _scaled(raw["wr"].abs()),
+    "symmetric positive definite": _rotated,
+    "positive definite symmetric part": _accretive,
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """An added condition: the circuits among which a counterexample is looked for.
+
+    Everywhere `|z| <= 1`, the largest singular value of `Wr` is 1, and the entries of `b`, `b0`,
+    `sigma` and `W` are below 1.
+
+    Attributes:
+        weights: the kind of `Wr`, a key of `WEIGHTS`.
+        nonnegative_input: whether `z >= 0`.
+        rectified: whether it is the rectified model.
+        bounded: whether `max(c) + max(W) |b z|^2 <= 1`: then `a <= 1` for `Wr = I`.
+        free_times: whether each neuron has a time constant of its own, from 0.1 to 10.
+    """
+
+    weights: str
+    nonnegative_input: bool = False
+    rectified: bool = False
+    bounded: bool = False
+    free_times: bool = False
+
+    def __str__(self) -> str:
+        parts = [f"{self.weights} Wr"]
+        parts += ["z >= 0"] * self.nonnegative_input + ["rectified"] * self.rectified
+        parts += ["max c + max W |bz|^2 <= 1"] * self.bounded
+        parts += ["own time constants"] * self.free_times
+        return ", ".join(parts)
+
+    def circuits(self, raw: Raw) -> Circuit:
+        """Circuits of the family from unconstrained numbers, differentiably."""
+        z = _nonnegative(raw) if self.nonnegative_input else _signed(raw)
+        drive = raw["b"].sigmoid() * z
+        semisaturation = raw["c"].sigmoid().square()
+        w = raw["w"].sigmoid()
+        if self.bounded:
+            size = semisaturation.amax(-1) + w.amax((-1, -2)) * drive.square().sum(-1)
+            shrink = size.clamp_min(1.0).unsqueeze(-1)
+            semisaturation = semisaturation / shrink
+            drive = drive / shrink.sqrt()
+        times = [
+            torch.exp(math.log(SLOWEST) * raw[name].tanh() * self.free_times)
+            for name in ("tau_y", "tau_a")
+        ]
+        return Circuit(
+            drive, semisaturation, WEIGHTS[self.weights](raw), w, *times, rectified=self.rectified
+        )
+
+
+FAMILIES = (
+    Family("free"),
+    Family("free", free_times=True),
+    Family("symmetric"),
+    Family("nonnegative"),
+    Family("nonnegative", nonnegative_input=True),
+    Family("nonnegative", nonnegative_input=True, rectified=True),
+    Family("symmetric positive definite"),
+    Family("symmetric positive definite", free_times=True),
+    Family("positive definite symmetric part"),
+    Family("positive definite symmetric part", free_times=True),
+    Family("free", bounded=True),
+    Family("free", bounded=True, free_times=True),
+    Family("free", rectified=True),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of the search in one family.
+
+    Attributes:
+        candidates: how many circuits were followed.
+        counterexamples: how many of them ended without a stable steady state, by `Search`.
+        closest: the largest real part of an eigenvalue at a stable state, times the largest time
+            constant; near 0 a circuit is close to losing its stability.
+        example: the parameters of the first counterexample.
+    """
+
+    candidates: int
+    counterexamples: int
+    closest: float
+    example: dict[str, Any] | None
+
+
+def search(family: Family, n: int, seed: int) -> Outcome:
+    """Follows the gradient of the leading eigenvalue's real part from random circuits."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def gaussian(*shape: int) -> Tensor:
+        values = torch.randn(CANDIDATES, *shape, generator=generator, dtype=torch.float64)
+        return values.requires_grad_()
+
+    vectors = ("z", "b", "c", "tau_y", "tau_a", "eigenvalues")
+    raw = {name: gaussian(n) for name in vectors}
+    raw |= {name: gaussian(n, n) for name in ("wr", "w", "mix")}
+    optimizer = torch.optim.Adam(raw.values(), lr=LEARNING_RATE)
+    going = torch.arange(CANDIDATES)
+    closest, suspects = -math.inf, []
+    for _ in range(STEPS):
+        circuit = family.circuits({name: values[going] for name, values in raw.items()})
+        leading, has_state = _leading(circuit)
+        lost = ~(has_state & (leading < 0))
+        suspects.append(circuit.flatten().select(lost))
+        # Even if another, stable state is found: the gradient of this one is of no more use.
+        going, leading = going[~lost], leading[~lost]
+        if going.numel() == 0:
+            break
+        closest = max(closest, float(leading.detach().max()))
+        optimizer.zero_grad()
+        leading.sum().neg().backward()
+        for values in raw.values():
+            if values.grad is not None:
+                values.grad.nan_to_num_(0.0, 0.0, 0.0)
+        optimizer.step()
+    ended = _joined(suspects)
+    if ended.batch_shape.numel() == 0:
+        return Outcome(CANDIDATES, 0, closest, None)
+    verdict = Search(ended, seed).verdict
+    found = (verdict == Verdict.UNSTABLE) | (verdict == Verdict.NO_STEADY_STATE)
+    example = _parameters(ended, int(found.nonzero()[0])) if found.any() else None
+    return Outcome(CANDIDATES, int(found.sum()), closest, example)
+
+
+def search_all(sizes: Sequence[int], seed: int, path: Path) -> None:
+    """Searches every family at every size; prints a table and writes it with the examples."""
+    records = []
+    jobs = [(family, n) for family in FAMILIES for n in sizes]
+    for family, n in (progress := tqdm(jobs, unit="search")):
+        outcome = search(family, n, seed)
+        records.append({"n": n, "family": str(family), **dataclasses.asdict(outcome)})
+        progress.write(
+            f"n = {n:2d}  {outcome.counterexamples:3d} of {outcome.candidates} end without a "
+            f"stable state, closest {outcome.closest:+.4f}: {family}"
+        )
+    for record in records:
+        if not math.isfinite(record["closest"]):
+            record["closest"] = None
+    write_json(path, {"seed": seed, "searches": records})
+    print(f"written to {path}")
+
+
+def _leading(circuit: Circuit) -> tuple[Tensor, Tensor]:
+    """The leading eigenvalue's real part times the slowest time constant, and where it exists."""
+    state = circuit.steady_state(tol=1e-9, on_failure="ignore", check_stability=False)
+    there = state.residual <= 1e-9
+    y = torch.where(there.unsqueeze(-1), state.y, 0.0)
+    a = torch.where(there.unsqueeze(-1), state.a, 1.0)
+    eigenvalues = torch.linalg.eigvals(circuit.jacobian(y, a))
+    slowest = torch.maximum(circuit.tau_y.amax(-1), circuit.tau_a.amax(-1))
+    return eigenvalues.real.amax(-1) * slowest, there
+
+
+def _joined(problems: Sequence[Problem]) -> Circuit:
+    """All circuits of several batches of one family."""
+    first = problems[0]
+    tensors = [
+        torch.cat([part[field].detach() for part in problems])
+        for field in range(len(first))
+        if isinstance(first[field], Tensor)
+    ]
+    return Circuit(*tensors, first.exponent, first.rectified)
+
+
+def _parameters(circuit: Circuit, row: int) -> dict[str, Any]:
+    """A circuit's arguments as lists."""
+    fields = circuit.flatten()._asdict()
+    return {name: value[row].tolist() for name, value in fields.items() if torch.is_tensor(value)}

@@ -1,0 +1,225 @@
+"""Random circuits for Conjecture 5.3, and the search for a stable steady state of each."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal, get_args
+
+import numpy as np
+import scipy.optimize
+import torch
+from torch import Tensor
+
+from deq_organics import Circuit
+from deq_organics.solvers import Problem, Status
+from deq_organics.solvers.newton import solve_newton
+from deq_organics.solvers.normalized import solve_normalized
+
+TOL = 1e-9
+FAST_ITERATIONS = 40
+NEWTON_STEPS = 8
+# Times, in units of tau, at which Newton's method starts from where a trajectory is.
+LOOKS_FROM_REST, LOOKS_FROM_ELSEWHERE = (5.0, 15.0, 40.0, 100.0), (10.0, 40.0)
+RANDOM_STARTS = 4
+LEAST_SQUARES_STARTS, LEAST_SQUARES_SPACING = 40, 2.0
+STEP = 0.1
+FAR = 1e6
+# Real parts that rounding could have made: of circuits with these nothing is said.
+MARGINAL = 1e-8
+
+Weights = Literal["free", "symmetric", "nonnegative", "positive definite"]
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+
+
+class Verdict(IntEnum):
+    """What the search found out about a circuit."""
+
+    STABLE = 0
+    UNSTABLE = 1
+    NO_STEADY_STATE = 2
+    UNDECIDED = 3
+
+    def __str__(self) -> str:
+        return self.name.lower().replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A distribution of circuits; what it does not name is as in the paper's experiments.
+
+    Attributes:
+        n: neurons of each type.
+        weights: which recurrent weights: Gaussian entries ("free"), their symmetric part, their
+            magnitudes, or a random rotation of eigenvalues uniform in (0, 1).
+        singular_value: to which `Wr` is scaled.
+        input_norm: `|z|`, in a random direction.
+        semisaturation: the largest `sigma`; each is uniform below it.
+    """
+
+    n: int
+    weights: Weights
+    singular_value: float
+    input_norm: float = 1.0
+    semisaturation: float = 1.0
+
+    def draw(self, count: int, seed: int) -> Circuit:
+        """Circuits with entries of `b0`, `b`, `W` uniform in (0, 1), and equal time constants."""
+        generator = torch.Generator().manual_seed(seed)
+        n = self.n
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(count, *shape, generator=generator, dtype=torch.float64)
+
+        def gaussian(*shape: int) -> Tensor:
+            return torch.randn(count, *shape, generator=generator, dtype=torch.float64)
+
+        wr = gaussian(n, n)
+        if self.weights == "symmetric":
+            wr = wr + wr.mT
+        elif self.weights == "nonnegative":
+            wr = wr.abs()
+        elif self.weights == "positive definite":
+            rotation = torch.linalg.qr(wr).Q
+            wr = (rotation * uniform(1, n)) @ rotation.mT
+        wr = self.singular_value * wr / torch.linalg.matrix_norm(wr, 2, keepdim=True)
+        z = gaussian(n)
+        z = self.input_norm * z / torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+        semisaturation = (uniform(n) * self.semisaturation * uniform(n)).square()
+        return Circuit(uniform(n) * z, semisaturation, wr, uniform(n, n))
+
+
+class Search:
+    """Looks for a stable steady state of each of `B` circuits with an exponent of 2.
+
+    A stable one is a fact: a residual below `TOL` and eigenvalues of the Jacobian with negative
+    real parts, all of which are computed. "Unstable" and "no steady state" say what was found
+    instead: only unstable fixed points, or none while the trajectory from rest diverges. Searched
+    are the ends of the fast iteration, of trajectories from rest and from random states, each
+    with Newton's method from several points of it (their time constants are 1, which moves no fixed
+    point), and what the library's default solver finds.
+
+    Attributes:
+        verdict: a `Verdict` for each circuit, `(B,)`.
+    """
+
+    def __init__(self, circuit: Circuit, seed: int = 0) -> None:
+        self._problem = circuit.flatten()
+        self._generator = torch.Generator().manual_seed(seed)
+        self.verdict = torch.full(
+            (self._problem.batch_size,),
+            int(Verdict.NO_STEADY_STATE),
+            device=self._problem.input_drive.device,
+        )
+        self._left = torch.arange(len(self.verdict), device=self.verdict.device)
+        self._run()
+
+    def _run(self) -> None:
+        fast = solve_normalized(self._problem, TOL, FAST_ITERATIONS)
+        self._judge(self._left, fast.y, fast.a, fast.status == Status.CONVERGED)
+        problem = self._problem.select(self._left)
+        rest = problem.semisaturation.expand_as(problem.input_drive)
+        self._follow(torch.zeros_like(rest), rest, LOOKS_FROM_REST)
+        for _ in range(RANDOM_STARTS):
+            self._follow(*self._random_state(self._left), LOOKS_FROM_ELSEWHERE)
+        if self._left.numel():
+            self._finish()
+
+    def _follow(self, y: Tensor, a: Tensor, looks: tuple[float, ...]) -> None:
+        """Follows trajectories of what is left, and at times tries Newton's method."""
+        time = 0.0
+        for look in looks:
+            if self._left.numel() == 0:
+                return
+            rows = self._left
+            y, a = _integrate(self._problem.select(rows), y, a, look - time)
+            time = look
+            self._try_newton(rows, y, a, NEWTON_STEPS)
+            kept = torch.isin(rows, self._left)
+            y, a = y[kept], a[kept]
+
+    def _finish(self) -> None:
+        """The library's default solver, and more of Newton's method where nothing was found."""
+        rows = self._left
+        state = Circuit(*self._problem.select(rows)).steady_state(tol=TOL, on_failure="ignore")
+        self._judge(rows, state.y, state.a, state.residual <= TOL)
+        bounded = rows[state.status != Status.DIVERGED]
+        for row in bounded[self.verdict[bounded] == Verdict.NO_STEADY_STATE].unsqueeze(-1):
+            self._try_least_squares(row)
+        self.verdict[bounded[self.verdict[bounded] == Verdict.NO_STEADY_STATE]] = Verdict.UNDECIDED
+
+    def _try_least_squares(self, row: Tensor) -> None:
+        """Levenberg-Marquardt for one circuit, from points of its trajectory and random states."""
+        problem = self._problem.select(row)
+        n = self._problem.input_drive.shape[-1]
+        d, c = (
+            part.reshape(n).cpu().numpy() for part in (problem.input_drive, problem.semisaturation)
+        )
+        w, wr = (
+            part.reshape(n, n).cpu().numpy()
+            for part in (problem.normalization_weight, problem.recurrent_matrix())
+        )
+
+        # As in the fast iteration: at a fixed point a is a function of v = sqrt(a) y.
+        def state(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            active = np.maximum(v, 0.0) if problem.rectified else v
+            a = c + w @ np.square(active)
+            return v / np.sqrt(a), a
+
+        def residual(v: np.ndarray) -> np.ndarray:
+            y, a = state(v)
+            active = np.maximum(y, 0.0) if problem.rectified else y
+            return d - y + (1.0 - np.sqrt(a)) * (wr @ active)
+
+        y, a = torch.zeros_like(problem.input_drive), problem.semisaturation.clone()
+        for _ in range(LEAST_SQUARES_STARTS):
+            y, a = _integrate(problem, y, a, LEAST_SQUARES_SPACING)
+            for start_y, start_a in ((y, a), self._random_state(row)):
+                start = (start_y * start_a.abs().sqrt()).squeeze(0).cpu().numpy()
+                end = scipy.optimize.root(residual, start, method="lm")
+                found = (torch.as_tensor(part).to(y).unsqueeze(0) for part in state(end.x))
+                self._try_newton(row, *found, NEWTON_STEPS)
+                if self.verdict[row] != Verdict.NO_STEADY_STATE:
+                    return
+
+    def _random_state(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """States of the size that the inputs suggest."""
+        problem = self._problem.select(rows)
+        noise = torch.randn(
+            2, *problem.input_drive.shape, generator=self._generator, dtype=torch.float64
+        ).to(problem.input_drive.device)
+        y = 2.0 * problem.input_drive.norm(dim=-1, keepdim=True) * noise[0]
+        return y, problem.semisaturation + noise[1].square()
+
+    def _try_newton(self, rows: Tensor, y: Tensor, a: Tensor, steps: int) -> None:
+        found = solve_newton(self._problem.select(rows), y, a, TOL, steps)
+        self._judge(rows, found.y, found.a, found.status == Status.CONVERGED)
+
+    def _judge(self, rows: Tensor, y: Tensor, a: Tensor, solved: Tensor) -> None:
+        """Takes note of the fixed points of some rows; circuits with a stable one are done."""
+        # Where a is huge, rounding alone can make the equations hold.
+        solved = solved & (y.abs() < FAR).all(-1) & (a.abs() < FAR).all(-1)
+        rows, y, a = rows[solved], y[solved], a[solved]
+        if rows.numel() == 0:
+            return
+        jacobian = self._problem.select(rows).jacobian(y, a)
+        leading = torch.linalg.eigvals(jacobian).real.amax(-1)
+        found = torch.where(leading < 0, int(Verdict.STABLE), int(Verdict.UNSTABLE))
+        found = torch.where(leading.abs() < MARGINAL, int(Verdict.UNDECIDED), found)
+        # What was marginal once stays undecided unless a stable one is found.
+        known = self.verdict[rows]
+        marginal = (known == Verdict.UNDECIDED) & (found != Verdict.STABLE)
+        self.verdict[rows] = torch.where(marginal, known, found)
+        self._left = self._left[self.verdict[self._left] != Verdict.STABLE]
+
+
+def _integrate(problem: Problem, y: Tensor, a: Tensor, duration: float) -> tuple[Tensor, Tensor]:
+    """The classical Runge-Kutta method with time constants of 1; what runs away stays there."""
+    for _ in range(round(duration / STEP)):
+        k1 = problem.residual(y, a)
+        k2 = problem.residual(y + 0.5 * STEP * k1[0], a + 0.5 * STEP * k1[1])
+        k3 = problem.residual(y + 0.5 * STEP * k2[0], a + 0.5 * STEP * k2[1])
+        k4 = problem.residual(y + STEP * k3[0], a + STEP * k3[1])
+        y_new = y + STEP / 6.0 * (k1[0] + 2.0 * (k2[0] + k3[0]) + k4[0])
+        a_new = a + STEP / 6.0 * (k1[1] + 2.0 * (k2[1] + k3[1]) + k4[1])
+        near = ((y_new.abs() < FAR) & (a_new.abs() < FAR)).all(-1, keepdim=True)
+        y, a = torch.where(near, y_new, y), torch.where(near, a_new, a)
+    return y, a
