@@ -1,10 +1,14 @@
 """The pictures of a run, as PNG files; drawn without a display."""
 
+import io
+import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from _checkpoints import write_atomically
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -24,7 +28,7 @@ def plot_learning_curves(history: History, path: Path) -> None:
     epochs, accuracies = _series(history, "validation_accuracy")
     right.plot(epochs, [100 * value for value in accuracies], color=VERMILION)
     right.set(xlabel="epoch", ylabel="validation accuracy (%)")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_eigenvalue_curve(history: History, key: str, path: Path) -> None:
@@ -39,7 +43,7 @@ def plot_eigenvalue_curve(history: History, key: str, path: Path) -> None:
         title="eigenvalues on validation images",
     )
     axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_eigenvalue_histograms(real_parts: Sequence[Tensor], path: Path) -> None:
@@ -60,7 +64,7 @@ def plot_eigenvalue_histograms(real_parts: Sequence[Tensor], path: Path) -> None
             ylabel="test inputs",
             title=f"layer {number}" if len(real_parts) > 1 else "",
         )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_gradient_norms(history: History, path: Path) -> None:
@@ -71,7 +75,7 @@ def plot_gradient_norms(history: History, path: Path) -> None:
     axes.plot(*_series(history, "largest_gradient_norm"), color=VERMILION, label="largest")
     axes.set(xlabel="epoch", ylabel="norm of the gradient", yscale="log")
     axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_trajectories(outputs: Tensor, labels: Tensor, path: Path) -> None:
@@ -107,7 +111,7 @@ def plot_trajectories(outputs: Tensor, labels: Tensor, path: Path) -> None:
         ylabel="second principal component",
         title="one line an image, its digit at the end",
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_time_constants(steps: Mapping[str, Tensor], path: Path) -> None:
@@ -123,7 +127,22 @@ def plot_time_constants(steps: Mapping[str, Tensor], path: Path) -> None:
         axes.hist((1 / step.detach().cpu()).log10().tolist(), bins=20, color=colour)
         axes.set(xlabel="log10(τ / dt)", title=name)
     row[0].set_ylabel("neurons")
-    _save(figure, path)
+    save_figure(figure, path)
+
+
+def letter_panels(panels: Sequence[Axes]) -> None:
+    """Writes (a), (b), ... at the upper left of panels, outside of what they show."""
+    for letter, axes in zip(string.ascii_lowercase, panels, strict=False):
+        axes.set_title(f"({letter})", loc="left", fontweight="bold", fontsize="medium")
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Writes a picture, all of it or nothing."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=dpi, format="png")
+    write_atomically(path, buffer.getvalue())
 
 
 def _series(history: History, key: str) -> tuple[list[float], list[float]]:
@@ -131,9 +150,3 @@ def _series(history: History, key: str) -> tuple[list[float], list[float]]:
     points = [(entry["epoch"], entry[key]) for entry in history]
     known = [(epoch, value) for epoch, value in points if epoch is not None and value is not None]
     return [epoch for epoch, _ in known], [value for _, value in known]
-
-
-def _save(figure: Figure, path: Path) -> None:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
