@@ -156,12 +156,12 @@ def _print_test(
     """Says the result of a test, and whether it is the one that the metadata record."""
     print(f"test accuracy {tested:.2%} on {len(data.test):,} images")
     if metadata is not None:
-        print(_compare(tested, metadata, data))
+        print(compare(tested, metadata, data))
     if text := str(findings):
         print(text)
 
 
-def _compare(tested: float, metadata: Mapping[str, Any], data: MNIST) -> str:
+def compare(tested: float, metadata: Mapping[str, Any], data: MNIST) -> str:
     """Says whether an accuracy is the recorded one."""
     recorded = metadata.get("test_accuracy")
     if not isinstance(recorded, float):

@@ -23,9 +23,9 @@ def plot_learning_curves(history: History, path: Path) -> None:
     """Draws the training loss and the validation accuracy over the epochs."""
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(*_series(history, "loss"), color=BLUE)
+    left.plot(*series(history, "loss"), color=BLUE)
     left.set(xlabel="epoch", ylabel="training loss")
-    epochs, accuracies = _series(history, "validation_accuracy")
+    epochs, accuracies = series(history, "validation_accuracy")
     right.plot(epochs, [100 * value for value in accuracies], color=VERMILION)
     right.set(xlabel="epoch", ylabel="validation accuracy (%)")
     save_figure(figure, path)
@@ -35,7 +35,7 @@ def plot_eigenvalue_curve(history: History, key: str, path: Path) -> None:
     """Draws the largest real part of all eigenvalues over the epochs (the paper's Fig. 6)."""
     figure = Figure(figsize=(4.5, 3), layout="constrained")
     axes = figure.subplots()
-    axes.plot(*_series(history, key), color=BLUE, marker=".")
+    axes.plot(*series(history, key), color=BLUE, marker=".")
     axes.axhline(0, color="black", linestyle="--", linewidth=1, label="stability limit")
     axes.set(
         xlabel="epoch",
@@ -71,8 +71,8 @@ def plot_gradient_norms(history: History, path: Path) -> None:
     """Draws the mean and the largest norm of the gradient in every epoch."""
     figure = Figure(figsize=(4.5, 3), layout="constrained")
     axes = figure.subplots()
-    axes.plot(*_series(history, "gradient_norm"), color=BLUE, label="mean")
-    axes.plot(*_series(history, "largest_gradient_norm"), color=VERMILION, label="largest")
+    axes.plot(*series(history, "gradient_norm"), color=BLUE, label="mean")
+    axes.plot(*series(history, "largest_gradient_norm"), color=VERMILION, label="largest")
     axes.set(xlabel="epoch", ylabel="norm of the gradient", yscale="log")
     axes.legend()
     save_figure(figure, path)
@@ -131,9 +131,11 @@ def plot_time_constants(steps: Mapping[str, Tensor], path: Path) -> None:
 
 
 def letter_panels(panels: Sequence[Axes]) -> None:
-    """Writes (a), (b), ... at the upper left of panels, outside of what they show."""
+    """Writes (a), (b), ... before the titles of panels."""
     for letter, axes in zip(string.ascii_lowercase, panels, strict=False):
-        axes.set_title(f"({letter})", loc="left", fontweight="bold", fontsize="medium")
+        title = axes.get_title()
+        axes.set_title("")
+        axes.set_title(f"({letter})  {title}", loc="left", fontsize="medium")
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
@@ -145,7 +147,7 @@ def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _series(history: History, key: str) -> tuple[list[float], list[float]]:
+def series(history: History, key: str) -> tuple[list[float], list[float]]:
     """The epochs and values of what was observed under a name, without gaps."""
     points = [(entry["epoch"], entry[key]) for entry in history]
     known = [(epoch, value) for epoch, value in points if epoch is not None and value is not None]
