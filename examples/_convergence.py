@@ -19,7 +19,7 @@ NEURONS = 10
 CIRCUITS = 1000
 ITERATIONS = 25
 SHOWN_ITERATIONS = 15
-SIMULATED_TIME, STEP = 200.0, 0.1
+SIMULATED_TIME, STEP = 200.0, 0.2
 SETTLED_RESIDUAL = 1e-10
 SMALLEST_RESIDUAL = 1e-13
 START_DEVIATION = 0.5
@@ -143,14 +143,14 @@ def _draw_errors(axes: Axes, paper: Tensor, fast: Tensor) -> None:
         fast.amax(-1).tolist(),
         color=GREEN,
         linestyle="dashed",
-        label="this library: largest",
+        label="this library's iteration: largest",
     )
     axes.plot(
         iterations,
         fast.mean(-1).tolist(),
         color=GREEN,
         linestyle="dotted",
-        label="this library: mean",
+        label="this library's iteration: mean",
     )
     axes.set(
         xlabel="iterations",

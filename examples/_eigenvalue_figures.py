@@ -14,6 +14,7 @@ from _stability import LayerStability
 from _training import Run, accuracy, train
 from accelerate import Accelerator
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from static_mnist import (
     EXAMPLE,
     FEW_IMAGES_RECIPE,
@@ -134,7 +135,8 @@ def draw_training(data: MNIST, seed: int, epochs: int) -> tuple[Figure, str]:
     upper.legend()
     passed, accuracies = series(history, "test_accuracy")
     lower.plot(passed, [100 * value for value in accuracies], color=GREEN, marker=".")
-    lower.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(0, 100))
+    lower.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 100), title="on the same images")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     letter_panels([upper, lower])
     known = [value for number in (1, 2) for value in series(history, f"largest_{number}")[1]]
     stable = [value for number in (1, 2) for value in series(history, f"stable_{number}")[1]]

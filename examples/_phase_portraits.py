@@ -1,5 +1,6 @@
 """Phase portraits of circuits with one neuron of each type (the paper's Figs. 1 and 3)."""
 
+import dataclasses
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from torch import Tensor
 from deq_organics import Circuit, fixed_points_2d, simulate
 
 GAIN, DRIVE, NORMALIZATION = 0.5, 1.0, 1.0
-GRID = 401
-SHOWN_TIME = 150.0
-DOT_EVERY = 2.0
+GRID = 201
+SHOWN_TIME, DOT_EVERY = 120.0, 2.0  # ms
+STEPS_A_DOT = 10
 STREAMS = "#B0B0B0"
 _MARKER: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "black"}
 STABLE = _MARKER | {"marker": "*", "markersize": 15, "color": VERMILION}
@@ -149,8 +150,7 @@ def draw_portraits(portraits: Sequence[Portrait], grid: int = GRID) -> tuple[Fig
     fixed_points = [find_fixed_points(portrait.circuit) for portrait in portraits]
     for axes, portrait, points in zip(panels, portraits, fixed_points, strict=True):
         _draw_plane(axes, portrait, portrait.y, portrait.a, points, grid)
-        for start in portrait.starts:
-            _draw_trajectory(axes, portrait.circuit, start)
+        _draw_trajectories(axes, portrait)
         axes.set(title=portrait.title, xlabel="principal neuron y", ylabel="inhibitory neuron a")
         if portrait.inset is not None:
             _draw_inset(axes, portrait, points, grid)
@@ -215,15 +215,18 @@ def _flow(circuit: Circuit, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     return speed_y.squeeze(-1), speed_a.squeeze(-1)
 
 
-def _draw_trajectory(axes: Axes, circuit: Circuit, start: tuple[float, float]) -> None:
-    """Draws how the circuit settles from a start, with dots at equal distances of time."""
-    y0, a0 = torch.tensor(start, dtype=torch.float64).unsqueeze(-1)
-    steps_a_dot = 20
-    steps = round(SHOWN_TIME / DOT_EVERY) * steps_a_dot
+def _draw_trajectories(axes: Axes, portrait: Portrait) -> None:
+    """Draws how the circuit settles from its starts, with dots at equal distances of time."""
+    if not portrait.starts:
+        return
+    y0, a0 = torch.tensor(portrait.starts, dtype=torch.float64).unsqueeze(-1).unbind(1)
+    drive = portrait.circuit.input_drive.expand(len(y0), 1)
+    circuits = dataclasses.replace(portrait.circuit, input_drive=drive)
+    steps = round(SHOWN_TIME / DOT_EVERY) * STEPS_A_DOT
     t = torch.linspace(0, SHOWN_TIME, steps + 1, dtype=torch.float64)
-    y, a = (values.squeeze(-1).numpy() for values in simulate(circuit, t, y0, a0))
+    y, a = (values.squeeze(-1).numpy() for values in simulate(circuits, t, y0, a0))
     axes.plot(y, a, color=PURPLE, linewidth=1.4)
-    axes.plot(y[::steps_a_dot], a[::steps_a_dot], color=PURPLE, linestyle="none", marker=".")
+    axes.plot(y[::STEPS_A_DOT], a[::STEPS_A_DOT], color=PURPLE, linestyle="none", marker=".")
 
 
 def _draw_inset(axes: Axes, portrait: Portrait, points: Sequence[FixedPoint], grid: int) -> None:
