@@ -130,7 +130,7 @@ def draw_training(data: MNIST, seed: int, epochs: int) -> tuple[Figure, str]:
     upper.axhline(0, color="black", linestyle="--", linewidth=1, label="stability limit")
     upper.set(
         ylabel="largest real part (1/ms)",
-        title=f"over all {len(used.test):,} test images, $τ_a$ = $τ_y$ = {TAU:g} ms",
+        title=f"over {len(used.test):,} test images, $τ_a$ = $τ_y$ = {TAU:g} ms",
     )
     upper.legend()
     passed, accuracies = series(history, "test_accuracy")
