@@ -7,7 +7,8 @@ sequence models (7). What the captions claim is measured and printed.
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ExampleError(f"--out {options.out} cannot be made a folder ({error})") from error
     for number in dict.fromkeys(options.figures):
         started = time.perf_counter()
-        figure, findings = draw[number]()
+        with _one_thread():
+            figure, findings = draw[number]()
         path = options.out / f"figure{number}.png"
         try:
             save_figure(figure, path, RESOLUTION)
@@ -94,6 +96,17 @@ def _drawings(options: Options) -> dict[int, Callable[[], tuple[Figure, str]]]:
         6: lambda: draw_training(images(), options.seed, options.epochs),
         7: lambda: draw_hidden_states(images(), options.seed),
     }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Computes in one thread: equal on every machine, and fast also beside other programs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _check(options: Options) -> None:
