@@ -9,6 +9,7 @@ from .circuit import Circuit
 from .energy import energy, energy_form
 from .errors import AdjointWarning, SteadyStateError, SteadyStateWarning
 from .layer import ORGaNICsDEQ
+from .linear_response import cross_spectrum, stationary_covariance, transfer_function
 from .normal_modes import NormalModes, normal_modes
 from .oscillators import (
     Certificate,
@@ -19,6 +20,7 @@ from .oscillators import (
 )
 from .simulation import simulate
 from .solvers import Status
+from .spectral_density import CrossSpectrum
 from .stability import StabilityReport, check_stability
 from .steady_state import SteadyState
 from .two_dimensional import FixedPoints2D, critical_drive_2d, fixed_points_2d
@@ -27,6 +29,7 @@ __all__ = [
     "AdjointWarning",
     "Certificate",
     "Circuit",
+    "CrossSpectrum",
     "FixedPoints2D",
     "NormalModes",
     "ORGaNICsDEQ",
@@ -40,6 +43,7 @@ __all__ = [
     "check_stability",
     "coupled_oscillators",
     "critical_drive_2d",
+    "cross_spectrum",
     "energy",
     "energy_form",
     "fixed_points_2d",
@@ -47,4 +51,6 @@ __all__ = [
     "normal_modes",
     "oscillator_eigenvalues",
     "simulate",
+    "stationary_covariance",
+    "transfer_function",
 ]

@@ -43,6 +43,8 @@ def normal_modes(circuit: Circuit) -> NormalModes:
     Raises:
         ValueError: The circuit is not of that form; the message names what is not equal.
     """
+    y, a = circuit.closed_form()
+    s = circuit.firing_rates(y, a)[2]
     tau_y, tau_a, c, _ = (
         _equal(name, tensor, entries)
         for name, tensor, entries in (
@@ -52,8 +54,6 @@ def normal_modes(circuit: Circuit) -> NormalModes:
             ("normalization_weight", circuit.normalization_weight, 2),
         )
     )
-    y, a = circuit.closed_form()
-    s = circuit.firing_rates(y, a)[2]
     driven = circuit.input_drive > 0 if circuit.rectified else torch.ones_like(y, dtype=torch.bool)
     driven = driven.expand_as(y)
 

@@ -28,7 +28,7 @@ def plot_learning_curves(history: History, path: Path) -> None:
     epochs, accuracies = series(history, "validation_accuracy")
     right.plot(epochs, [100 * value for value in accuracies], color=VERMILION)
     right.set(xlabel="epoch", ylabel="validation accuracy (%)")
-    save_figure(figure, path)
+    save(figure, path)
 
 
 def plot_eigenvalue_curve(history: History, key: str, path: Path) -> None:
@@ -43,7 +43,7 @@ def plot_eigenvalue_curve(history: History, key: str, path: Path) -> None:
         title="eigenvalues on validation images",
     )
     axes.legend()
-    save_figure(figure, path)
+    save(figure, path)
 
 
 def plot_eigenvalue_histograms(real_parts: Sequence[Tensor], path: Path) -> None:
@@ -64,7 +64,7 @@ def plot_eigenvalue_histograms(real_parts: Sequence[Tensor], path: Path) -> None
             ylabel="test inputs",
             title=f"layer {number}" if len(real_parts) > 1 else "",
         )
-    save_figure(figure, path)
+    save(figure, path)
 
 
 def plot_gradient_norms(history: History, path: Path) -> None:
@@ -75,7 +75,7 @@ def plot_gradient_norms(history: History, path: Path) -> None:
     axes.plot(*series(history, "largest_gradient_norm"), color=VERMILION, label="largest")
     axes.set(xlabel="epoch", ylabel="norm of the gradient", yscale="log")
     axes.legend()
-    save_figure(figure, path)
+    save(figure, path)
 
 
 def plot_trajectories(outputs: Tensor, labels: Tensor, path: Path) -> None:
@@ -111,7 +111,7 @@ def plot_trajectories(outputs: Tensor, labels: Tensor, path: Path) -> None:
         ylabel="second principal component",
         title="one line an image, its digit at the end",
     )
-    save_figure(figure, path)
+    save(figure, path)
 
 
 def plot_time_constants(steps: Mapping[str, Tensor], path: Path) -> None:
@@ -127,7 +127,7 @@ def plot_time_constants(steps: Mapping[str, Tensor], path: Path) -> None:
         axes.hist((1 / step.detach().cpu()).log10().tolist(), bins=20, color=colour)
         axes.set(xlabel="log10(τ / dt)", title=name)
     row[0].set_ylabel("neurons")
-    save_figure(figure, path)
+    save(figure, path)
 
 
 def letter_panels(panels: Sequence[Axes]) -> None:
@@ -138,8 +138,8 @@ def letter_panels(panels: Sequence[Axes]) -> None:
         axes.set_title(f"({letter})  {title}", loc="left", fontsize="medium")
 
 
-def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Writes a picture, all of it or nothing."""
+def save(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Writes a picture, its axes without frames, all of it or nothing."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()

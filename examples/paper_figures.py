@@ -23,7 +23,7 @@ from _hidden_trajectories import draw_hidden_states
 from _mnist import MNIST, load_mnist
 from _options import argument
 from _phase_portraits import draw_portraits, recurrence_portraits, time_constant_portraits
-from _plots import save_figure
+from _plots import save
 from matplotlib.figure import Figure
 
 FIGURES = (1, 3, 4, 5, 6, 7)
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             figure, findings = draw[number]()
         path = options.out / f"figure{number}.png"
         try:
-            save_figure(figure, path, RESOLUTION)
+            save(figure, path, RESOLUTION)
         except OSError as error:
             raise ExampleError(f"--out: {path} cannot be written ({error})") from error
         print(f"figure {number}: {path}, {time.perf_counter() - started:.1f} s", flush=True)

@@ -14,6 +14,8 @@ import smnist_bptt  # noqa: E402
 import static_mnist  # noqa: E402
 from _errors import run_example  # noqa: E402
 from _images import write_images  # noqa: E402
+from _runs import EXAMPLES as MODULES  # noqa: E402
+from _runs import short_run  # noqa: E402
 
 
 @pytest.fixture
@@ -22,10 +24,26 @@ def images(tmp_path: Path) -> Path:
     return write_images(tmp_path / "images")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory for `--data` that no test of the module changes."""
+    """A directory for `--data` that no test changes."""
     return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    tmp_path_factory: pytest.TempPathFactory, shared_images: Path
+) -> Callable[[str], Path]:
+    """Gives the folder of a short run of an example, which no test changes."""
+
+    @functools.cache
+    def run(example: str) -> Path:
+        folder = tmp_path_factory.mktemp("finished") / "run"
+        folders = ["--data", str(shared_images), "--out", str(folder)]
+        MODULES[example].main([*short_run(example), *folders])
+        return folder
+
+    return run
 
 
 RunExample = Callable[..., tuple[int, str, str]]

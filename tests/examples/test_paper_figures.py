@@ -14,7 +14,7 @@ from _errors import ExampleError
 from _hidden_trajectories import load_sequence_models
 from _mnist import load_mnist
 from _phase_portraits import find_fixed_points, recurrence_portraits, time_constant_portraits
-from _plots import save_figure
+from _plots import save
 from matplotlib.figure import Figure
 
 from deq_organics.solvers.algorithm1 import solve_algorithm1
@@ -191,7 +191,7 @@ def test_a_picture_is_written_whole_or_not_at_all(
         raise OSError("no space left")
 
     path = tmp_path / "figure3.png"
-    save_figure(Figure(), path)
+    save(Figure(), path)
     before = path.read_bytes()
     monkeypatch.setattr(Figure, "savefig", fail)
     status, _, errors = run_figures("--figures", 3, "--out", tmp_path)

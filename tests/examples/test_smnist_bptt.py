@@ -1,6 +1,6 @@
 """The command line of smnist_bptt.py, from its options to its files."""
 
-import itertools
+import functools
 import json
 import math
 import shutil
@@ -12,8 +12,8 @@ import pytest
 import smnist_bptt
 import torch
 from _mnist import Images
+from _runs import short_run
 from _trajectories import LIMIT, find_bounds
-from _weights import load_weights, save_weights
 from smnist_bptt import (
     FEW_IMAGES_RECIPE,
     PAPER_RECIPE,
@@ -27,7 +27,7 @@ from smnist_bptt import (
 from recurrent import ORGaNICsCell, ORGaNICsRNN, State
 
 Run = Callable[..., tuple[int, str, str]]
-SMALL = {"--hidden-size": "4", "--resize": "4", "--epochs": "2", "--limit": "128"}
+small = functools.partial(short_run, smnist_bptt.EXAMPLE)
 
 
 def architecture(**changes: object) -> Architecture:
@@ -46,18 +46,10 @@ def build(recipe: SequenceRecipe = FEW_IMAGES_RECIPE, **changes: object) -> Clas
     return Classifier(architecture(**changes), recipe)
 
 
-def small(**changes: str) -> list[str]:
-    """Options of a short run."""
-    given = SMALL | {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
-    return ["--device", "cpu", *itertools.chain.from_iterable(given.items())]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, shared_images: Path) -> Path:
+@pytest.fixture
+def finished(finished_run: Callable[[str], Path]) -> Path:
     """The folder of a short run."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    smnist_bptt.main([*small(), "--data", str(shared_images), "--out", str(folder)])
-    return folder
+    return finished_run(smnist_bptt.EXAMPLE)
 
 
 @pytest.fixture
@@ -247,142 +239,3 @@ def test_evaluate_finds_shipped_weights_by_name(
     status, output, _ = run_sequence("--evaluate", "organics-4-4x4", "--data", shared_images)
     assert status == 0
     assert "organics-4-4x4.safetensors: model organics, trained on mnist-600-100" in output
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--resize", "0"], "--resize is 0; expected 1 to 28"),
-        (["--resize", "29"], "--resize is 29; expected 1 to 28"),
-        (["--hidden-size", "0"], "--hidden-size is 0; expected 1 at least"),
-        (["--hidden-size", "-4"], "--hidden-size is -4; expected 1 at least"),
-        (["--epochs", "0"], "--epochs is 0; expected 1 at least"),
-        (["--seed", "-1"], "--seed is -1; expected 0 at least"),
-        (["--limit", "0"], "--limit is 0; expected 1 to 570 images"),
-        (["--limit", "571"], "--limit is 571; expected 1 to 570 images"),
-        (["--data", "nowhere"], "--data nowhere is not a directory"),
-        (["--resume"], "--resume found no checkpoint in runs/smnist_bptt/organics-64-14x14-seed0"),
-        (["--out", "images"], "--out images already holds MNIST"),
-        (
-            ["--model", "lstm", "--fixed-time-constants"],
-            "--fixed-time-constants has no meaning with --model lstm",
-        ),
-        (["--evaluate", "gru"], "--evaluate gru is neither a file nor the name of shipped"),
-        (["--evaluate", "x", "--hidden-size", "3"], "--hidden-size has no meaning with --evaluate"),
-        (["--evaluate", "x", "--resize", "14"], "--resize has no meaning with --evaluate"),
-        (["--evaluate", "x", "--permuted"], "--permuted has no meaning with --evaluate"),
-        (["--evaluate", "x", "--preset", "quick"], "--preset has no meaning with --evaluate"),
-        (["--evaluate", "x", "--model", "lstm"], "--model has no meaning with --evaluate"),
-        (["--evaluate", "x", "--resume"], "--resume has no meaning with --evaluate"),
-    ],
-)
-def test_bad_options_are_refused(
-    run_sequence: Run, images: Path, arguments: list[str], message: str
-) -> None:
-    given = arguments if "--data" in arguments else ["--data", str(images), *arguments]
-    status, output, error = run_sequence(*given, "--device", "cpu")
-    assert status == 2
-    assert error.startswith("error: ")
-    assert message in error
-    assert "epoch 1" not in output
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--model", "gru"],
-        ["--preset", "slow"],
-        ["--hidden-size", "64.0"],
-        ["--resize", "14x14"],
-        ["--clip", "1"],
-    ],
-)
-def test_options_that_cannot_be_parsed_are_refused(run_sequence: Run, arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as refusal:
-        run_sequence(*arguments)
-    assert refusal.value.code == 2
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"model": "lstm"}, "model is 'organics' there and 'lstm' here"),
-        ({"hidden_size": "5"}, "hidden_size is 4 there and 5 here"),
-        ({"resize": "5"}, "resize is 4 there and 5 here"),
-        ({"preset": "paper"}, "batch_size is "),
-        ({"seed": "1"}, "seed is 0 there and 1 here"),
-    ],
-)
-def test_another_run_is_not_resumed(
-    run_sequence: Run, shared_images: Path, finished: Path, change: dict[str, str], message: str
-) -> None:
-    folders = ["--data", shared_images, "--out", finished]
-    status, _, error = run_sequence(*small(**change), *folders, "--resume")
-    assert status == 2
-    assert message in error
-
-
-@pytest.mark.parametrize("flag", ["--permuted", "--fixed-time-constants"])
-def test_a_run_with_another_flag_is_not_resumed(
-    run_sequence: Run, shared_images: Path, finished: Path, flag: str
-) -> None:
-    folders = ["--data", shared_images, "--out", finished]
-    status, _, error = run_sequence(*small(), flag, *folders, "--resume")
-    assert status == 2
-    assert f"{flag[2:].replace('-', '_')} is False there and True here" in error
-
-
-def test_a_finished_run_is_neither_repeated_nor_tested_again(
-    run_sequence: Run, shared_images: Path, finished: Path
-) -> None:
-    status, output, _ = run_sequence(
-        *small(), "--data", shared_images, "--out", finished, "--resume"
-    )
-    assert status == 0
-    assert "has finished before" in output
-    assert "test accuracy" not in output
-
-
-def test_an_infinite_loss_ends_the_run(
-    run_sequence: Run, images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(SequenceTask, "loss", lambda *_: torch.tensor(math.nan, requires_grad=True))
-    status, _, error = run_sequence(*small(), "--data", images)
-    assert status == 2
-    assert "the loss is nan" in error
-
-
-def rewrite(file: Path, changes: dict[str, object], **tensors: torch.Tensor) -> None:
-    """Changes the metadata and the tensors of saved weights."""
-    saved, metadata = load_weights(file, smnist_bptt.EXAMPLE)
-    save_weights(file, saved | tensors, metadata | changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"example": "static_mnist"}, "was written by 'static_mnist'; expected 'smnist_bptt'"),
-        ({"hidden_size": 5}, "does not fit the model: size mismatch for"),
-        ({"model": "lstm"}, "does not fit the model: Missing key(s)"),
-        ({"model": "gru"}, "describes no model (model is 'gru'; expected"),
-        ({"resize": 0}, "describes no model (resize is 0; expected"),
-        ({"hidden_size": "four"}, "describes no model (hidden_size"),
-        ({"permuted": None}, "describes no model (permuted is None; expected"),
-        ({"recipe": {}}, "describes no model ("),
-    ],
-)
-def test_bad_weights_are_refused(
-    run_sequence: Run, shared_images: Path, weights: Path, changes: dict[str, object], message: str
-) -> None:
-    rewrite(weights, changes)
-    status, _, error = run_sequence("--evaluate", weights, "--data", shared_images)
-    assert status == 2
-    assert f"--evaluate {weights}" in error
-    assert message in error
-
-
-def test_weights_of_the_static_example_are_refused(run_sequence: Run, shared_images: Path) -> None:
-    static = smnist_bptt.SHIPPED_WEIGHTS.parent / "static_mnist" / "50-50.safetensors"
-    status, _, error = run_sequence("--evaluate", static, "--data", shared_images)
-    assert status == 2
-    assert "was written by 'static_mnist'; expected 'smnist_bptt'" in error

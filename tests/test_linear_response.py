@@ -1,0 +1,580 @@
+"""Spectra against simulations of the noisy nonlinear circuit, closed forms and scipy."""
+
+import math
+from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from _circuits import DOUBLE, MODELS, random_parameters
+from scipy import signal, stats
+from scipy.linalg import solve_continuous_lyapunov
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from deq_organics import (
+    Circuit,
+    SteadyState,
+    SteadyStateWarning,
+    check_stability,
+    cross_spectrum,
+    stationary_covariance,
+    transfer_function,
+)
+
+COPIES = 1024
+FAMILY_WISE_ERROR = 1e-3
+
+
+def vector(*values):
+    return torch.tensor(values, dtype=DOUBLE)
+
+
+class Experiment(NamedTuple):
+    """A circuit and how to record it.
+
+    By the scheme's exact linear statistics, step, window and sampling together bias no bin by
+    more than 0.6 % of the spectrum; the narrowest band of a power is 14 % wide to each side.
+    """
+
+    circuit: Circuit
+    noise_y: float | Tensor
+    noise_a: float | Tensor
+    step: float
+    samples: int
+    highest: float
+
+
+POOL = vector((1.0, 0.3), (0.2, 1.0))
+EXPERIMENTS = {
+    "overdamped": Experiment(
+        Circuit(vector(0.3, 0.2), 1.0, None, POOL, tau_a=0.4), 1e-3, 2e-3, 0.03, 2000, 0.6
+    ),
+    "resonant": Experiment(
+        Circuit(vector(1.0, 0.8), 0.1, None, POOL, tau_y=10.0), 1e-3, 3e-4, 0.125, 4000, 0.24
+    ),
+    "three neurons": Experiment(
+        Circuit(
+            vector(0.5, 0.3, -0.4),
+            vector(0.3, 0.4, 0.5),
+            random_parameters((), 3, seed=4)["recurrent_weight"],
+            vector((1.0, 0.3, 0.1), (0.2, 1.0, 0.5), (0.4, 0.2, 0.8)),
+            tau_y=vector(1.0, 1.5, 2.0),
+            tau_a=vector(1.2, 0.8, 1.6),
+            exponent=3.0,
+        ),
+        vector(1e-3, 5e-4, 7e-4),
+        vector(4e-4, 3e-4, 6e-4),
+        0.06,
+        2000,
+        0.35,
+    ),
+}
+
+
+def record(experiment):
+    """Deviations from rest, ``(2n, COPIES, samples)``, by the stochastic Heun scheme."""
+    circuit, noise_y, noise_a, step, samples, _ = experiment
+    n, generator = circuit.n, torch.Generator().manual_seed(0)
+    state = circuit.steady_state(tol=1e-13)
+    rest = torch.cat([state.y, state.a])
+    noise = torch.cat([torch.as_tensor(s, dtype=DOUBLE).expand(n) for s in (noise_y, noise_a)])
+
+    def flow(x):
+        return torch.cat(circuit.vector_field(*x.split(n, -1)), -1)
+
+    burn_in = samples // 4  # at least 12 of the slowest time constants
+    x = rest.expand(COPIES, 2 * n)
+    found = torch.empty(samples, COPIES, 2 * n)  # single precision halves the time of the FFTs
+    for index in range(-burn_in, samples):
+        kick = torch.randn(COPIES, 2 * n, generator=generator)
+        kick = kick * noise * math.sqrt(step)
+        slope = flow(x)
+        x = x + 0.5 * step * (slope + flow(x + step * slope + kick)) + kick
+        if index >= 0:
+            found[index] = x - rest
+    return found.permute(2, 1, 0).contiguous().numpy()
+
+
+@cache
+def estimate(name):
+    """Frequencies and the mean of every pair's periodogram, ``(F, 2n, 2n)``, by scipy."""
+    experiment = EXPERIMENTS[name]
+    x = record(experiment)
+    options = {
+        "fs": 1 / experiment.step,
+        "window": "hann",
+        "nperseg": experiment.samples,
+        "noverlap": 0,  # one segment a copy: COPIES independent ones
+        "detrend": False,  # so that no bin has to be left out; the mean is known
+    }
+    size = len(x)
+    frequency, _ = signal.welch(x[0, 0], **options)
+    frequency = frequency[frequency <= experiment.highest]
+    mean = np.empty((len(frequency), size, size), complex)
+    for i in range(size):
+        for j in range(i, size):
+            pair = (x[i],) if i == j else (x[i], x[j])
+            density = (signal.welch if i == j else signal.csd)(*pair, **options)[1]
+            mean[:, i, j] = density[:, : len(frequency)].mean(0)
+            mean[:, j, i] = mean[:, i, j].conj()
+    return torch.from_numpy(frequency), mean
+
+
+def deviations(mean, density):
+    """Each deviation of the estimate in units of its band's half-width: above 1 is outside.
+
+    ``(F, 2n, 2n)``: the diagonal has the powers, whose estimates follow a chi-square law; the
+    upper triangle the real and the lower the imaginary parts of the pairs, for ``COPIES``
+    segments nearly Gaussian.
+    """
+    bins, size, _ = mean.shape
+    level = FAMILY_WISE_ERROR / mean.size / 2
+    # Complex Gaussian amplitudes have two degrees of freedom, real ones (f = 0) have one, and in
+    # the first bin the Hann window correlates an amplitude with its conjugate by 1/6.
+    freedom = np.full((bins, 1), 2.0 * COPIES)
+    freedom[:2, 0] = COPIES, 2 * COPIES / (1 + 1 / 36)
+    power, error = np.einsum("fii->fi", density).real, mean - density
+    found = np.empty(mean.shape)
+    ratio = np.einsum("fii->fi", error).real / power
+    lower, upper = (stats.chi2.ppf(p, freedom) / freedom - 1 for p in (level, 1 - level))
+    np.einsum("fii->fi", found)[:] = ratio / np.where(ratio < 0, lower, upper)
+    width = stats.norm.isf(level) / np.sqrt(freedom)
+    first, second = np.triu_indices(size, 1)
+    both = power[:, first] * power[:, second]
+    pair, error = density[:, first, second], error[:, first, second]
+    tilt = pair.real**2 - pair.imag**2
+    found[:, first, second] = np.abs(error.real) / np.sqrt(both + tilt) / width
+    found[:, second, first] = np.abs(error.imag) / np.sqrt(both - tilt) / width
+    return found
+
+
+def theory(name, circuit=None, **changes):
+    experiment = EXPERIMENTS[name]
+    noise = {"noise_y": experiment.noise_y, "noise_a": experiment.noise_a, **changes}
+    return cross_spectrum(circuit or experiment.circuit, estimate(name)[0], **noise)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_simulated_circuits_have_these_spectra(name):
+    assert deviations(estimate(name)[1], theory(name).density.numpy()).max() < 1
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_band_rejects_wrong_spectra(name):
+    mean, (circuit, noise_y, *_) = estimate(name)[1], EXPERIMENTS[name]
+    wrong = {
+        "tau_a 10 % off": theory(name, replaced(circuit, tau_a=1.1 * circuit.tau_a)).density,
+        "noise 10 % off": theory(name, noise_y=1.1 * noise_y).density,
+        "phase of the other sign": theory(name).density.conj().resolve_conj(),
+        "two-sided": theory(name, sided="two").density,
+    }
+    found = {mistake: deviations(mean, wrong[mistake].numpy()).max() for mistake in wrong}
+    assert min(found.values()) > 1, found
+
+
+def test_the_circuits_are_what_they_are_called():
+    def eigenvalues(name):
+        circuit = EXPERIMENTS[name].circuit
+        state = circuit.steady_state()
+        return torch.linalg.eigvals(circuit.jacobian(state.y, state.a))
+
+    assert (eigenvalues("overdamped").imag == 0).all()
+    assert (eigenvalues("resonant").imag != 0).all()
+    frequency, power = estimate("resonant")[0], theory("resonant", sided="two").power[:, :2]
+    assert ((frequency[power.argmax(0)] - 0.05).abs() < 0.01).all()
+    assert (power.amax(0) > 1.2 * power[0]).all()
+
+
+def replaced(circuit, **changes):
+    return Circuit(**{**vars(circuit), **changes})
+
+
+FREQUENCY = torch.linspace(0, 2, 9, dtype=DOUBLE)
+
+
+def some_circuit(batch=(4,), n=3, *, exponent=2.0, rectified=False, dtype=DOUBLE, seed=0):
+    """Random circuits with a time constant per neuron, all stable."""
+    arguments = random_parameters(
+        batch, n, recurrence="per-circuit", exponent=exponent, rectified=rectified, seed=seed
+    )
+    arguments["recurrent_weight"] = 0.5 * arguments["recurrent_weight"]
+    arguments["tau_y"] = torch.linspace(0.5, 2, n, dtype=DOUBLE)
+    arguments["tau_a"] = torch.linspace(3, 1, n, dtype=DOUBLE)
+    cast = {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in arguments.items()}
+    return Circuit(**cast)
+
+
+@pytest.mark.parametrize("r", [0.2, 1e-12])
+def test_ornstein_uhlenbeck(r):
+    """Without input the neurons are uncoupled, each with one rate: Lorentzian spectra."""
+    c, tau_y, tau_a, s = 0.49, 2.0, 50.0, 0.3
+    circuit = Circuit(vector(0.0), c, None, torch.ones(1, 1, dtype=DOUBLE), tau_y, tau_a)
+    rates, noise = vector(c**0.5 / tau_y, 1 / tau_a), vector(s, r)
+    found = cross_spectrum(circuit, FREQUENCY, noise_y=s, noise_a=r, sided="two")
+    omega = 2 * math.pi * FREQUENCY[:, None]
+    expected = noise**2 / (rates**2 + omega**2)
+    torch.testing.assert_close(found.density, torch.diag_embed(expected) + 0j, rtol=1e-9, atol=0)
+    covariance = stationary_covariance(circuit, noise_y=s, noise_a=r)
+    torch.testing.assert_close(covariance, torch.diag(noise**2 / (2 * rates)), rtol=1e-9, atol=0)
+    torch.testing.assert_close(found.coherence(), torch.eye(2, dtype=DOUBLE).expand(9, 2, 2))
+
+
+def test_an_inhibitory_neuron_lags_as_a_low_pass_filter():
+    """Noise in ``y`` only: ``a`` is ``y`` through a filter with one pole, and fully coherent."""
+    circuit = Circuit(vector(0.6), 0.3, None, torch.ones(1, 1, dtype=DOUBLE), tau_a=3.0)
+    state = circuit.steady_state(tol=1e-13)
+    decay = -circuit.jacobian(state.y, state.a)[1, 1]
+    found = cross_spectrum(circuit, FREQUENCY)
+    lag = torch.atan2(2 * math.pi * FREQUENCY, decay)
+    torch.testing.assert_close(found.phase()[:, 0, 1], -lag)
+    torch.testing.assert_close(found.phase()[:, 1, 0], lag)
+    torch.testing.assert_close(found.coherence(), torch.ones(9, 2, 2, dtype=DOUBLE))
+
+
+@pytest.mark.parametrize(("exponent", "rectified"), MODELS)
+def test_at_zero_frequency_it_is_the_steady_state_s_derivative(exponent, rectified):
+    circuit = some_circuit((), exponent=exponent, rectified=rectified)
+
+    def settled(drive):
+        state = replaced(circuit, input_drive=drive).steady_state(tol=1e-13)
+        return torch.cat([state.y, state.a])
+
+    expected = torch.autograd.functional.jacobian(settled, circuit.input_drive)
+    gain = transfer_function(circuit, torch.zeros(1, dtype=DOUBLE))[0, :, :3] / circuit.tau_y
+    torch.testing.assert_close(gain, expected + 0j, rtol=1e-9, atol=1e-11)
+
+
+def test_transfer_function_filters_the_noise():
+    circuit, noise = some_circuit(), vector(0.3, 0.0, 1.0)
+    h = transfer_function(circuit, FREQUENCY)
+    s = torch.diag(torch.cat([noise, vector(0.5, 0.5, 0.5)]) ** 2) + 0j
+    found = cross_spectrum(circuit, FREQUENCY, noise_y=noise, noise_a=0.5, sided="two")
+    torch.testing.assert_close(found.density, (h @ s @ h.mH).conj())
+    mirrored = transfer_function(circuit, -FREQUENCY)
+    torch.testing.assert_close(mirrored, h.conj())
+
+
+def test_one_sided_is_doubled_above_zero():
+    circuit = some_circuit()
+    one, two = (cross_spectrum(circuit, FREQUENCY, sided=s).density for s in ("one", "two"))
+    assert torch.equal(one[:, 0], two[:, 0])
+    assert torch.equal(one[:, 1:], 2 * two[:, 1:])
+
+
+@pytest.mark.parametrize(("exponent", "rectified"), MODELS)
+def test_spectra_are_hermitian_with_coherence_in_the_unit_interval(exponent, rectified):
+    circuit = some_circuit((5,), exponent=exponent, rectified=rectified)
+    found = cross_spectrum(circuit, FREQUENCY, noise_a=0.1)
+    torch.testing.assert_close(found.density, found.density.mH)
+    assert (torch.linalg.eigvalsh(found.density) > 0).all()
+    coherence = found.coherence()
+    assert ((coherence >= 0) & (coherence <= 1)).all()
+    assert ((coherence > 0.01) & (coherence < 0.99)).any()
+    torch.testing.assert_close(coherence, coherence.mT)
+    unit = torch.ones(5, 9, 6, dtype=DOUBLE)
+    torch.testing.assert_close(coherence.diagonal(dim1=-2, dim2=-1), unit)
+
+
+def test_the_spectrum_integrates_to_the_covariance():
+    """By the midpoint rule for ``f = tan(t)``, whose error falls exponentially."""
+    circuit, noise = some_circuit(), {"noise_y": vector(0.3, 0.2, 1.0), "noise_a": 0.4}
+    points = 2000
+    t = math.pi * ((torch.arange(points, dtype=DOUBLE) + 0.5) / points - 0.5)
+    found = cross_spectrum(circuit, t.tan(), sided="two", **noise).density
+    integral = (found / t.cos()[:, None, None] ** 2).sum(-3) * math.pi / points
+    expected = stationary_covariance(circuit, **noise)
+    torch.testing.assert_close(integral, expected + 0j, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize("n", [1, 4, 20])
+def test_covariance_agrees_with_scipy(n, scale):
+    """Also of stiff circuits: ``tau_y`` and ``tau_a`` 10,000-fold apart."""
+    circuit = replaced(some_circuit((3,), n), tau_y=torch.full((n,), scale, dtype=DOUBLE))
+    noise = torch.linspace(0.2, 1, n, dtype=DOUBLE)
+    found = stationary_covariance(circuit, noise_y=noise, noise_a=0.3)
+    state = circuit.steady_state(tol=1e-13)
+    q = -torch.diag(torch.cat([noise, torch.full_like(noise, 0.3)]) ** 2).numpy()
+    for index, jacobian in enumerate(circuit.jacobian(state.y, state.a).numpy()):
+        expected = torch.from_numpy(solve_continuous_lyapunov(jacobian, q))
+        tol = 1e-9 * float(expected.abs().max())
+        torch.testing.assert_close(found[index], expected, rtol=1e-9, atol=tol)
+    assert (torch.linalg.eigvalsh(found) > 0).all()
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_shapes(batch):
+    circuit = some_circuit(batch)
+    found = cross_spectrum(circuit, FREQUENCY)
+    assert found.density.shape == found.coherence().shape == found.phase().shape
+    assert found.density.shape == (*batch, 9, 6, 6)
+    assert found.power.shape == (*batch, 9, 6)
+    assert found.density.dtype == torch.complex128
+    assert found.power.dtype == found.coherence().dtype == found.phase().dtype == DOUBLE
+    assert transfer_function(circuit, FREQUENCY).shape == (*batch, 9, 6, 6)
+    assert stationary_covariance(circuit).shape == (*batch, 6, 6)
+
+
+def test_a_batch_is_its_circuits_one_by_one():
+    circuit = some_circuit((4,))
+    noise_y, noise_a = torch.rand(4, 3, dtype=DOUBLE), torch.rand(3, dtype=DOUBLE)
+    found = cross_spectrum(circuit, FREQUENCY, noise_y=noise_y, noise_a=noise_a).density
+    covariance = stationary_covariance(circuit, noise_y=noise_y, noise_a=noise_a)
+    for k in range(4):
+        one = replaced(
+            circuit,
+            **{name: getattr(circuit, name)[k] for name in ("input_drive", "recurrent_weight")},
+        )
+        alone = {"noise_y": noise_y[k], "noise_a": noise_a}
+        torch.testing.assert_close(cross_spectrum(one, FREQUENCY, **alone).density, found[k])
+        torch.testing.assert_close(stationary_covariance(one, **alone), covariance[k])
+
+
+def test_one_circuit_with_noise_of_several_strengths():
+    circuit, noise = some_circuit(()), torch.rand(6, 3, dtype=DOUBLE)
+    found = cross_spectrum(circuit, FREQUENCY, noise_y=noise, noise_a=noise).density
+    alone = cross_spectrum(circuit, FREQUENCY, noise_y=noise[2], noise_a=noise[2]).density
+    torch.testing.assert_close(found[2], alone)
+
+
+def test_as_many_frequencies_as_components():
+    """Where torch.linalg.solve could take the right-hand side for a batch of vectors."""
+    circuit = some_circuit((1,))
+    whole = transfer_function(circuit, FREQUENCY[:6])
+    parts = [transfer_function(circuit, f[None]) for f in FREQUENCY[:6]]
+    torch.testing.assert_close(whole, torch.cat(parts, 1))
+
+
+def test_a_given_state_is_used():
+    circuit = some_circuit()
+    state = circuit.steady_state(tol=1e-13)
+    torch.testing.assert_close(
+        cross_spectrum(circuit, FREQUENCY, state=state).density,
+        cross_spectrum(circuit, FREQUENCY).density,
+    )
+    moved = replace(state, y=1.1 * state.y)
+    other = stationary_covariance(circuit, state=moved)
+    assert (other - stationary_covariance(circuit)).abs().max() > 1e-3
+
+
+def test_noise_of_zero_strength_is_no_noise():
+    circuit, zero = some_circuit(), torch.zeros(3, dtype=DOUBLE)
+    number = cross_spectrum(circuit, FREQUENCY, noise_a=0)
+    tensor = cross_spectrum(circuit, FREQUENCY, noise_a=zero)
+    torch.testing.assert_close(number.density, tensor.density)
+    silent = cross_spectrum(circuit, FREQUENCY, noise_y=0)
+    assert not silent.density.any()
+    assert not silent.coherence().any()
+    assert not stationary_covariance(circuit, noise_y=0).any()
+
+
+LEAVES = (
+    "input_drive",
+    "semisaturation",
+    "recurrent_weight",
+    "normalization_weight",
+    "tau_y",
+    "tau_a",
+)
+
+
+def as_function(quantity, exponent=2.0, rectified=False, identity=False):
+    """A quantity as a function of the circuit's tensors and the noise, and these as leaves."""
+    circuit = some_circuit((2,), 2, exponent=exponent, rectified=rectified, seed=3)
+    names = [name for name in LEAVES if not (identity and name == "recurrent_weight")]
+    leaves = [getattr(circuit, name).clone().requires_grad_() for name in names]
+    leaves += [vector(0.3, 0.7).requires_grad_(), vector((0.5, 0.1), (0.2, 0.4)).requires_grad_()]
+    frequency = vector(0.2)
+
+    def function(*tensors):
+        changes = dict(zip(names, tensors, strict=False))
+        if identity:
+            changes["recurrent_weight"] = None
+        noise = dict(zip(("noise_y", "noise_a"), tensors[-2:], strict=True))
+        changed = replaced(circuit, **changes)
+        if quantity is stationary_covariance:
+            return stationary_covariance(changed, **noise)
+        found = cross_spectrum(changed, frequency, **noise)
+        return torch.view_as_real(found.density), found.coherence()
+
+    return function, leaves
+
+
+QUANTITIES = [cross_spectrum, stationary_covariance]
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+@pytest.mark.parametrize(("exponent", "rectified"), MODELS)
+def test_gradcheck(quantity, exponent, rectified):
+    function, leaves = as_function(quantity, exponent, rectified)
+    assert gradcheck(function, leaves, fast_mode=exponent != 2.0 or rectified)
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_gradcheck_without_recurrent_weights(quantity):
+    function, leaves = as_function(quantity, identity=True)
+    assert gradcheck(function, leaves, check_forward_ad=True, fast_mode=True)
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_second_derivatives(quantity):
+    function, leaves = as_function(quantity, exponent=3.0)
+    assert gradgradcheck(function, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+def test_silent_neurons_have_finite_gradients(rectified):
+    drive = vector(0.5, -0.3).requires_grad_()
+    circuit = Circuit(drive, 0.4, None, POOL, exponent=1.5, rectified=rectified)
+    (grad,) = torch.autograd.grad(cross_spectrum(circuit, FREQUENCY).power.sum(), drive)
+    assert grad.isfinite().all()
+
+
+def test_under_torch_func():
+    circuit = some_circuit((4,))
+    frequency = FREQUENCY[:2]
+
+    def loss(drive, weight):
+        changed = replaced(circuit, input_drive=drive, recurrent_weight=weight)
+        spectrum = cross_spectrum(changed, frequency, noise_a=0.1)
+        return spectrum.power.sum((-2, -1)) + stationary_covariance(changed).sum((-2, -1))
+
+    drive, weight = circuit.input_drive, circuit.recurrent_weight
+    torch.testing.assert_close(torch.vmap(loss)(drive, weight), loss(drive, weight))
+    leaf = drive.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf, weight).sum(), leaf)
+    found = torch.vmap(torch.func.grad(loss))(drive, weight)
+    torch.testing.assert_close(found, expected)
+
+
+def test_single_and_half_precision():
+    exact = cross_spectrum(some_circuit(), FREQUENCY, noise_a=0.2)
+    single = some_circuit(dtype=torch.float32)
+    found = cross_spectrum(single, FREQUENCY.float(), noise_a=0.2)
+    assert found.density.dtype == torch.complex64
+    torch.testing.assert_close(found.density.to(torch.complex128), exact.density, rtol=0, atol=1e-3)
+    torch.testing.assert_close(found.coherence().double(), exact.coherence(), rtol=0, atol=1e-3)
+    covariance = stationary_covariance(single, noise_a=0.2)
+    expected = stationary_covariance(some_circuit(), noise_a=0.2)
+    torch.testing.assert_close(covariance.double(), expected, rtol=1e-3, atol=1e-4)
+    half = some_circuit(dtype=torch.float16)
+    noise = torch.full((3,), 0.2, dtype=torch.float16)
+    assert cross_spectrum(half, FREQUENCY.half(), noise_a=noise).power.dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(stationary_covariance(single, noise_a=0.2), covariance)
+        again = cross_spectrum(single, FREQUENCY.float(), noise_a=0.2)
+    torch.testing.assert_close(again.density, found.density)
+
+
+def test_circuits_without_a_steady_state_are_nan(counterexample):
+    """One bad circuit changes no other, and has no gradient; they share their weights."""
+    bad = counterexample()
+    drive = torch.cat([bad.input_drive, vector((0.1,))]).requires_grad_()
+    weights = [bad.recurrent_weight.clone().requires_grad_(), POOL[:1, :1].clone().requires_grad_()]
+    circuit = Circuit(drive, 0.5, *weights)
+    with pytest.warns(SteadyStateWarning, match=r"1 of 2 circuits \(1: no steady state; 0"):
+        density = cross_spectrum(circuit, FREQUENCY, noise_a=0.1).density
+    with pytest.warns(SteadyStateWarning, match="no steady state"):
+        state = circuit.steady_state(tol=1e-13)
+    with pytest.warns(SteadyStateWarning):
+        covariance = stationary_covariance(circuit, state=state)
+    with pytest.warns(SteadyStateWarning):
+        assert transfer_function(circuit, FREQUENCY, state=state)[0].isnan().all()
+    assert density[0].isnan().all()
+    assert covariance[0].isnan().all()
+    good = Circuit(drive[1], 0.5, *weights)
+    alone = cross_spectrum(good, FREQUENCY, noise_a=0.1).density
+    torch.testing.assert_close(density[1], alone)
+    total = density[1].real.sum() + covariance[1].sum()
+    expected = alone.real.sum() + stationary_covariance(good).sum()
+    found = torch.autograd.grad(total, (drive, *weights))
+    for one, other in zip(found, torch.autograd.grad(expected, (drive, *weights)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("on_failure", ["warn", "ignore"])
+@pytest.mark.filterwarnings("ignore:no steady state")
+def test_a_given_state_that_is_none_is_nan(counterexample, on_failure):
+    circuit = counterexample(2)
+    state = circuit.steady_state(on_failure=on_failure)
+    with pytest.warns(SteadyStateWarning, match=r"2 of 2 circuits \(2: no steady"):
+        found = cross_spectrum(circuit, FREQUENCY, state=state)
+    assert found.power.isnan().all()
+    assert found.coherence().isnan().all()
+    assert found.phase().isnan().all()
+    assert "without a stable steady state: 2" in str(found)
+
+
+def test_an_unstable_fixed_point_is_nan():
+    """With ``wr = 2`` Eq. 16 has three fixed points here, of which one is stable."""
+    d, c, wr = 0.1, 0.01, 2.0
+    k = 1 - wr
+    quartic = [wr**2, 2 * k * wr, k**2 - d**2 - c * wr**2, -2 * k * wr * c, -(k**2) * c]
+    roots = np.roots(quartic)
+    s = torch.from_numpy(roots.real[(abs(roots.imag) < 1e-12) & (roots.real > 0)])
+    one = torch.ones(1, 1, dtype=DOUBLE)
+    circuit = Circuit(torch.full((3, 1), d, dtype=DOUBLE), c, wr * one, one)
+    y, a = (d / (k + wr * s))[:, None], s.square()[:, None]
+    torch.testing.assert_close(circuit.vector_field(y, a)[0], torch.zeros_like(y))
+    good = torch.ones(3, dtype=torch.bool)
+    state = SteadyState(y, a, y.relu() ** 2, good, 0.0 * s, good.int(), good.int())
+    stable = check_stability(circuit, state).stable
+    assert int(stable.sum()) == 1
+    with pytest.warns(SteadyStateWarning, match=r"2 of 3 circuits \(0: .*; 2: an unstable"):
+        found = cross_spectrum(circuit, FREQUENCY, state=state)
+    assert torch.equal(found.power.isnan().all(-1).all(-1), ~stable)
+    assert torch.equal(found.power.isnan().any(-1).any(-1), ~stable)
+
+
+def test_summary():
+    found = theory("resonant")
+    text = str(found)
+    assert text.startswith("CrossSpectrum of 1 circuits, n = 2, one-sided, at 121 frequencies")
+    assert "power of y peaks at: max 0.052, median 0.048, min 0.048 (cycles/time)" in text
+    assert "peak above the lowest frequency in 2 of 2 y" in text
+    assert "above the lowest frequency in 0 of 2 y" in str(theory("overdamped"))
+
+
+D = torch.full((4, 3), 0.2)
+GIVEN = Circuit(D, 0.5, 0.5 * torch.eye(3), torch.ones(3, 3))
+F = torch.linspace(0, 1, 5)
+ONES = torch.ones(3)
+MISTAKES = [
+    ({"circuit": None}, TypeError, r"circuit: got NoneType, expected a Circuit"),
+    ({"frequency": [0.0, 1.0]}, TypeError, r"frequency: got list"),
+    ({"frequency": torch.arange(3)}, TypeError, r"frequency: got dtype torch\.int64"),
+    ({"frequency": torch.tensor(1.0)}, ValueError, r"frequency: got shape \(\), expected \(F,\)"),
+    ({"frequency": F[:0]}, ValueError, r"frequency: got shape \(0,\)"),
+    ({"frequency": F.double()}, ValueError, r"frequency: got torch\.float64, expected torch\.f"),
+    ({"frequency": F.to("meta")}, ValueError, r"frequency: got device meta, expected cpu"),
+    ({"frequency": F / 0}, ValueError, r"frequency: got 5 NaN or infinite"),
+    ({"frequency": F - 0.5}, ValueError, r"frequency: got a smallest value of -0\.5, .* nonneg"),
+    ({"noise_y": -1.0}, ValueError, r"noise_y: got -1\.0"),
+    ({"noise_y": math.nan}, ValueError, r"noise_y: got nan"),
+    ({"noise_y": "1"}, TypeError, r"noise_y: got '1' \(str\)"),
+    ({"noise_y": None}, TypeError, r"noise_y: got None"),
+    ({"noise_y": True}, TypeError, r"noise_y: got True"),
+    ({"noise_y": -ONES}, ValueError, r"noise_y: got a smallest value of -1, expected nonnegative"),
+    ({"noise_a": ONES / 0}, ValueError, r"noise_a: got 3 NaN or infinite"),
+    ({"noise_a": torch.ones(2)}, ValueError, r"noise_a: got shape \(2,\), expected a number"),
+    ({"noise_a": torch.ones(5, 3)}, ValueError, r"noise_a: got shape \(5, 3\), .* with \(4,\)"),
+    ({"noise_a": ONES.double()}, ValueError, r"noise_a: got torch\.float64"),
+    ({"noise_a": ONES.int()}, TypeError, r"noise_a: got dtype torch\.int32"),
+    ({"noise_a": ONES.to("meta")}, ValueError, r"noise_a: got device meta"),
+    ({"sided": "both"}, ValueError, r"sided: got 'both', expected one of 'one', 'two'"),
+    ({"state": D}, TypeError, r"state: got Tensor, expected a SteadyState"),
+    (
+        {"state": replaced(GIVEN, input_drive=D[0]).steady_state()},
+        ValueError,
+        r"state: got shape \(3,\), expected \(4, 3\)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), MISTAKES, ids=[m[2] for m in MISTAKES])
+def test_bad_input(changes, error, message):
+    with pytest.raises(error, match=message):
+        cross_spectrum(**{"circuit": GIVEN, "frequency": F, **changes})
