@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from _checkpoints import METRICS, WEIGHTS, write_json
@@ -32,6 +32,11 @@ class ExaminedTask(Task, Protocol):
 
     def examine(self, model: Any, test: Images) -> Findings:
         """Looks at a trained model, on the test images."""
+
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+TaskT = TypeVar("TaskT", bound=ExaminedTask)
+Build = Callable[[Mapping[str, Any], Path], tuple[ModelT, TaskT]]
 
 
 def prepare(options: CommonOptions, load: Callable[[], MNIST]) -> tuple[MNIST, Accelerator]:
@@ -104,11 +109,28 @@ def train_and_test(
     print(f"weights, pictures and {METRICS} are in {run.folder}")
 
 
+def load_model(
+    example: str, path: Path, build: Build[ModelT, TaskT]
+) -> tuple[ModelT, TaskT, dict[str, Any]]:
+    """Reads a trained model, its task and what is known about it; ready to be tested, on the CPU.
+
+    Args:
+        example: the name of the example that wrote the weights.
+        path: the safetensors file.
+        build: makes the model and its task from the metadata of the file.
+    """
+    weights, metadata = load_weights(path, example)
+    model, task = build(metadata, path)
+    assign_weights(model, weights, path)
+    model.eval()
+    return model, task, metadata
+
+
 def evaluate(
     example: str,
     name_or_file: str,
     shipped: Path,
-    build: Callable[[Mapping[str, Any], Path], tuple[nn.Module, ExaminedTask]],
+    build: Build[nn.Module, ExaminedTask],
     data: MNIST,
 ) -> None:
     """Repeats the test of trained weights and compares its result with the recorded one.
@@ -121,10 +143,8 @@ def evaluate(
         data: the images, on the device to use.
     """
     path = find_weights(name_or_file, shipped)
-    weights, metadata = load_weights(path, example)
-    model, task = build(metadata, path)
-    assign_weights(model, weights, path)
-    model.to(data.test.images.device).eval()
+    model, task, metadata = load_model(example, path, build)
+    model.to(data.test.images.device)
     tested = accuracy(task, model, data.test)
     print(f"{path}: model {metadata.get('model')}, trained on {metadata.get('dataset')}")
     _print_test(tested, data, task.examine(model, data.test), metadata)
@@ -136,12 +156,12 @@ def _print_test(
     """Says the result of a test, and whether it is the one that the metadata record."""
     print(f"test accuracy {tested:.2%} on {len(data.test):,} images")
     if metadata is not None:
-        print(_compare(tested, metadata, data))
+        print(compare(tested, metadata, data))
     if text := str(findings):
         print(text)
 
 
-def _compare(tested: float, metadata: Mapping[str, Any], data: MNIST) -> str:
+def compare(tested: float, metadata: Mapping[str, Any], data: MNIST) -> str:
     """Says whether an accuracy is the recorded one."""
     recorded = metadata.get("test_accuracy")
     if not isinstance(recorded, float):

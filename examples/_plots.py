@@ -1,10 +1,14 @@
 """The pictures of a run, as PNG files; drawn without a display."""
 
+import io
+import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from _checkpoints import write_atomically
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -19,9 +23,9 @@ def plot_learning_curves(history: History, path: Path) -> None:
     """Draws the training loss and the validation accuracy over the epochs."""
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(*_series(history, "loss"), color=BLUE)
+    left.plot(*series(history, "loss"), color=BLUE)
     left.set(xlabel="epoch", ylabel="training loss")
-    epochs, accuracies = _series(history, "validation_accuracy")
+    epochs, accuracies = series(history, "validation_accuracy")
     right.plot(epochs, [100 * value for value in accuracies], color=VERMILION)
     right.set(xlabel="epoch", ylabel="validation accuracy (%)")
     save(figure, path)
@@ -31,7 +35,7 @@ def plot_eigenvalue_curve(history: History, key: str, path: Path) -> None:
     """Draws the largest real part of all eigenvalues over the epochs (the paper's Fig. 6)."""
     figure = Figure(figsize=(4.5, 3), layout="constrained")
     axes = figure.subplots()
-    axes.plot(*_series(history, key), color=BLUE, marker=".")
+    axes.plot(*series(history, key), color=BLUE, marker=".")
     axes.axhline(0, color="black", linestyle="--", linewidth=1, label="stability limit")
     axes.set(
         xlabel="epoch",
@@ -67,8 +71,8 @@ def plot_gradient_norms(history: History, path: Path) -> None:
     """Draws the mean and the largest norm of the gradient in every epoch."""
     figure = Figure(figsize=(4.5, 3), layout="constrained")
     axes = figure.subplots()
-    axes.plot(*_series(history, "gradient_norm"), color=BLUE, label="mean")
-    axes.plot(*_series(history, "largest_gradient_norm"), color=VERMILION, label="largest")
+    axes.plot(*series(history, "gradient_norm"), color=BLUE, label="mean")
+    axes.plot(*series(history, "largest_gradient_norm"), color=VERMILION, label="largest")
     axes.set(xlabel="epoch", ylabel="norm of the gradient", yscale="log")
     axes.legend()
     save(figure, path)
@@ -126,15 +130,25 @@ def plot_time_constants(steps: Mapping[str, Tensor], path: Path) -> None:
     save(figure, path)
 
 
-def _series(history: History, key: str) -> tuple[list[float], list[float]]:
+def letter_panels(panels: Sequence[Axes]) -> None:
+    """Writes (a), (b), ... before the titles of panels."""
+    for letter, axes in zip(string.ascii_lowercase, panels, strict=False):
+        title = axes.get_title()
+        axes.set_title("")
+        axes.set_title(f"({letter})  {title}", loc="left", fontsize="medium")
+
+
+def save(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Writes a picture, its axes without frames, all of it or nothing."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=dpi, format="png")
+    write_atomically(path, buffer.getvalue())
+
+
+def series(history: History, key: str) -> tuple[list[float], list[float]]:
     """The epochs and values of what was observed under a name, without gaps."""
     points = [(entry["epoch"], entry[key]) for entry in history]
     known = [(epoch, value) for epoch, value in points if epoch is not None and value is not None]
     return [epoch for epoch, _ in known], [value for _, value in known]
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Writes a picture, its axes without frames."""
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)

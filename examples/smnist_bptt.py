@@ -365,7 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.evaluate is None:
         _train(options, preset, data, accelerator)
     elif accelerator.is_main_process:
-        evaluate(EXAMPLE, options.evaluate, SHIPPED_WEIGHTS, _build, data)
+        evaluate(EXAMPLE, options.evaluate, SHIPPED_WEIGHTS, build, data)
     accelerator.end_training()
 
 
@@ -408,7 +408,7 @@ def _choose_recipe(preset: Preset, images: int) -> SequenceRecipe:
     return FULL_MNIST_RECIPE if images > FEW_IMAGES else FEW_IMAGES_RECIPE
 
 
-def _build(metadata: Mapping[str, Any], path: Path) -> tuple[Classifier, SequenceTask]:
+def build(metadata: Mapping[str, Any], path: Path) -> tuple[Classifier, SequenceTask]:
     """The model that weights are of."""
     try:
         architecture = Architecture(**_pick(Architecture, metadata))

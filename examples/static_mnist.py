@@ -245,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.evaluate is None:
         _train(options, data, accelerator)
     elif accelerator.is_main_process:
-        evaluate(EXAMPLE, options.evaluate, SHIPPED_WEIGHTS, _build, data)
+        evaluate(EXAMPLE, options.evaluate, SHIPPED_WEIGHTS, build, data)
     accelerator.end_training()
 
 
@@ -262,7 +262,7 @@ def _train(options: Options, data: MNIST, accelerator: Accelerator) -> None:
     train_and_test(EXAMPLE, model, StaticTask(recipe), data, recipe, run, accelerator)
 
 
-def _build(metadata: Mapping[str, Any], path: Path) -> tuple[Classifier, StaticTask]:
+def build(metadata: Mapping[str, Any], path: Path) -> tuple[Classifier, StaticTask]:
     """The model that weights are of."""
     name = metadata.get("model")
     if name not in LAYER_SIZES:
