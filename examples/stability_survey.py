@@ -33,7 +33,6 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 HEADER, RESULTS, PICTURE = "survey.json", "results.json", "stability_survey.png"
-BLOCK = 10_000
 # Blocks of circuits for each singular value; those of large ones take far more time.
 BLOCKS = {1.0: 4, 1.5: 2, 2.0: 2, 3.0: 1}
 # Input norm and largest sigma: the paper's, weaker inputs, and less semisaturation.
@@ -48,8 +47,8 @@ class Options:
 
     sizes: Annotated[tuple[int, ...], argument("N ...", "1 2 3 5 10")] = (1, 2, 3, 5, MAIN_SIZE)
     """Numbers of neurons of each type."""
-    scale: Annotated[int, argument("K", "1")] = 1
-    """Draw K times as many circuits."""
+    circuits: Annotated[int, argument("N", "10000")] = 10_000
+    """Circuits of a block; a condition has one to four blocks."""
     seed: Annotated[int, argument("N", "0")] = 0
     """Decides all circuits."""
     search: bool = False
@@ -84,7 +83,7 @@ class Block:
         return f"{cell}-{self.number}.json"
 
 
-def plan(sizes: Sequence[int], scale: int, seed: int) -> list[Block]:
+def plan(sizes: Sequence[int], circuits: int, seed: int) -> list[Block]:
     """All blocks of a survey; what is drawn in one depends on nothing but itself and the seed."""
     blocks = []
     for n in sizes:
@@ -94,7 +93,7 @@ def plan(sizes: Sequence[int], scale: int, seed: int) -> list[Block]:
                     condition = Condition(n, weights, value, norm, sigma)
                     # Sizes other than the main one are cheaper to learn about with fewer circuits.
                     share = count if n == MAIN_SIZE else 1
-                    for number in range(share * scale):
+                    for number in range(share):
                         own = [
                             seed,
                             n,
@@ -102,7 +101,7 @@ def plan(sizes: Sequence[int], scale: int, seed: int) -> list[Block]:
                             *(round(1000 * x) for x in (value, norm, sigma)),
                             number,
                         ]
-                        blocks.append(Block(condition, number, BLOCK, _mix(own)))
+                        blocks.append(Block(condition, number, circuits, _mix(own)))
     return blocks
 
 
@@ -127,10 +126,10 @@ def examine(block: Block, device: torch.device) -> dict[str, Any]:
 def survey(options: Options, state: PartialState) -> None:
     """Does what is not done yet of the survey, and reports all of it."""
     folder = options.out or Path("runs", "stability_survey")
-    blocks = plan(options.sizes, options.scale, options.seed)
+    blocks = plan(options.sizes, options.circuits, options.seed)
     header = {
         "sizes": list(options.sizes),
-        "scale": options.scale,
+        "circuits": options.circuits,
         "seed": options.seed,
         "blocks": len(blocks),
     }
@@ -147,8 +146,9 @@ def survey(options: Options, state: PartialState) -> None:
         records = [_read(folder / block.name) for block in blocks]
         _report(folder, records)
         total = sum(record["circuits"] for record in records)
-        new = time.perf_counter() - start
-        print(f"{total:,} circuits; {new:.0f} s for what was left of them; pictures in {folder}")
+        seconds = time.perf_counter() - start
+        done = f"{len(left):,} of {len(mine):,} blocks of this process in {seconds:.0f} s"
+        print(f"{total:,} circuits; {done}; counts and picture are in {folder}")
     state.wait_for_everyone()
 
 
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _check(options: Options) -> None:
     for name, values, least in (
         ("sizes", options.sizes, 1),
-        ("scale", (options.scale,), 1),
+        ("circuits", (options.circuits,), 1),
         ("seed", (options.seed,), 0),
     ):
         for value in values:
