@@ -14,9 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deq_organics import Circuit
-from deq_organics.solvers import Problem
+from deq_organics.solvers import Problem, Status
+from deq_organics.solvers.newton import solve_newton
 
-CANDIDATES, STEPS, LEARNING_RATE = 48, 150, 0.05
+CANDIDATES, STEPS, LEARNING_RATE = 100, 200, 0.05
+TOL, NEWTON_STEPS = 1e-9, 30
 # The smallest eigenvalue of what is called positive definite.
 DEFINITE = 0.05
 # Time constants lie between this and its inverse.
@@ -160,14 +162,20 @@ def search(family: Family, n: int, seed: int) -> Outcome:
     raw |= {name: gaussian(n, n) for name in ("wr", "w", "mix")}
     optimizer = torch.optim.Adam(raw.values(), lr=LEARNING_RATE)
     going = torch.arange(CANDIDATES)
+    with torch.no_grad():
+        start = family.circuits(raw).steady_state(tol=TOL, on_failure="ignore")
+    y, a = start.y, start.a
     closest, suspects = -math.inf, []
     for _ in range(STEPS):
         circuit = family.circuits({name: values[going] for name, values in raw.items()})
-        leading, has_state = _leading(circuit)
-        lost = ~(has_state & (leading < 0))
+        y, a, exists = _follow(circuit, y, a)
+        eigenvalues = torch.linalg.eigvals(circuit.jacobian(y, a)).real.amax(-1)
+        leading = eigenvalues * torch.maximum(circuit.tau_y.amax(-1), circuit.tau_a.amax(-1))
+        lost = ~(exists & (leading < 0))
         suspects.append(circuit.flatten().select(lost))
         # Even if another, stable state is found: the gradient of this one is of no more use.
         going, leading = going[~lost], leading[~lost]
+        y, a = y[~lost].detach(), a[~lost].detach()
         if going.numel() == 0:
             break
         closest = max(closest, float(leading.detach().max()))
@@ -204,15 +212,19 @@ def search_all(sizes: Sequence[int], seed: int, path: Path) -> None:
     print(f"written to {path}")
 
 
-def _leading(circuit: Circuit) -> tuple[Tensor, Tensor]:
-    """The leading eigenvalue's real part times the slowest time constant, and where it exists."""
-    state = circuit.steady_state(tol=1e-9, on_failure="ignore", check_stability=False)
-    there = state.residual <= 1e-9
-    y = torch.where(there.unsqueeze(-1), state.y, 0.0)
-    a = torch.where(there.unsqueeze(-1), state.a, 1.0)
-    eigenvalues = torch.linalg.eigvals(circuit.jacobian(y, a))
-    slowest = torch.maximum(circuit.tau_y.amax(-1), circuit.tau_a.amax(-1))
-    return eigenvalues.real.amax(-1) * slowest, there
+def _follow(circuit: Circuit, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The fixed points near some states, differentiable by the circuit, and which were found."""
+    problem = circuit.flatten()
+    with torch.no_grad():
+        found = solve_newton(problem, y, a, TOL, NEWTON_STEPS)
+        exists = found.status == Status.CONVERGED
+        jacobian = problem.jacobian(found.y, found.a, unit_tau=True)
+        jacobian = torch.where(exists[:, None, None], jacobian, torch.eye(jacobian.shape[-1]))
+    # One more of Newton's steps leaves the point where it is and carries its derivative.
+    residual = torch.cat(problem.residual(found.y, found.a), -1)
+    step = torch.linalg.solve(jacobian.double(), residual.unsqueeze(-1)).squeeze(-1)
+    dy, da = torch.where(exists.unsqueeze(-1), step, 0.0).chunk(2, -1)
+    return found.y - dy, found.a - da, exists
 
 
 def _joined(problems: Sequence[Problem]) -> Circuit:
