@@ -9,7 +9,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from deq_organics import Circuit
+from deq_organics import Circuit, equations
 from deq_organics.solvers import Problem, Status
 from deq_organics.solvers.newton import solve_newton
 from deq_organics.solvers.normalized import solve_normalized
@@ -19,7 +19,7 @@ FAST_ITERATIONS = 40
 NEWTON_STEPS = 8
 # Times, in units of tau, at which Newton's method starts from where a trajectory is.
 LOOKS_FROM_REST, LOOKS_FROM_ELSEWHERE = (5.0, 15.0, 40.0, 100.0), (10.0, 40.0)
-RANDOM_STARTS = 4
+RANDOM_STARTS, NEWTON_STARTS = 4, 30
 LEAST_SQUARES_STARTS, LEAST_SQUARES_SPACING = 40, 2.0
 STEP = 0.1
 FAR = 1e6
@@ -117,30 +117,34 @@ class Search:
         self._judge(self._left, fast.y, fast.a, fast.status == Status.CONVERGED)
         problem = self._problem.select(self._left)
         rest = problem.semisaturation.expand_as(problem.input_drive)
-        self._follow(torch.zeros_like(rest), rest, LOOKS_FROM_REST)
-        for _ in range(RANDOM_STARTS):
-            self._follow(*self._random_state(self._left), LOOKS_FROM_ELSEWHERE)
+        self._follow(self._left, torch.zeros_like(rest), rest, LOOKS_FROM_REST)
+        rows = self._left.repeat(RANDOM_STARTS)
+        self._follow(rows, *self._random_state(rows), LOOKS_FROM_ELSEWHERE)
         if self._left.numel():
             self._finish()
 
-    def _follow(self, y: Tensor, a: Tensor, looks: tuple[float, ...]) -> None:
-        """Follows trajectories of what is left, and at times tries Newton's method."""
+    def _follow(self, rows: Tensor, y: Tensor, a: Tensor, looks: tuple[float, ...]) -> None:
+        """Follows one trajectory for each of some rows, and at times tries Newton's method."""
         time = 0.0
         for look in looks:
-            if self._left.numel() == 0:
+            if rows.numel() == 0:
                 return
-            rows = self._left
             y, a = _integrate(self._problem.select(rows), y, a, look - time)
             time = look
             self._try_newton(rows, y, a, NEWTON_STEPS)
             kept = torch.isin(rows, self._left)
-            y, a = y[kept], a[kept]
+            rows, y, a = rows[kept], y[kept], a[kept]
 
     def _finish(self) -> None:
         """The library's default solver, and more of Newton's method where nothing was found."""
         rows = self._left
         state = Circuit(*self._problem.select(rows)).steady_state(tol=TOL, on_failure="ignore")
         self._judge(rows, state.y, state.a, state.residual <= TOL)
+        for _ in range(NEWTON_STARTS):
+            unexplained = rows[self.verdict[rows] == Verdict.NO_STEADY_STATE]
+            if unexplained.numel() == 0:
+                return
+            self._try_newton(unexplained, *self._random_balance(unexplained), 4 * NEWTON_STEPS)
         bounded = rows[state.status != Status.DIVERGED]
         for row in bounded[self.verdict[bounded] == Verdict.NO_STEADY_STATE].unsqueeze(-1):
             self._try_least_squares(row)
@@ -189,6 +193,18 @@ class Search:
         y = 2.0 * problem.input_drive.norm(dim=-1, keepdim=True) * noise[0]
         return y, problem.semisaturation + noise[1].square()
 
+    def _random_balance(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """States in which the inhibitory neurons are at rest, of sizes over three decades."""
+        problem = self._problem.select(rows)
+        shape = problem.input_drive.shape
+        noise = torch.randn(*shape, generator=self._generator, dtype=torch.float64)
+        size = 10.0 ** (3.0 * torch.rand(shape[0], 1, generator=self._generator) - 1.0)
+        drive = (size * noise).to(problem.input_drive) * problem.input_drive.norm(
+            dim=-1, keepdim=True
+        )
+        a = problem.semisaturation + equations.matvec(problem.normalization_weight, drive.square())
+        return drive / a.sqrt(), a
+
     def _try_newton(self, rows: Tensor, y: Tensor, a: Tensor, steps: int) -> None:
         found = solve_newton(self._problem.select(rows), y, a, TOL, steps)
         self._judge(rows, found.y, found.a, found.status == Status.CONVERGED)
@@ -202,12 +218,12 @@ class Search:
             return
         jacobian = self._problem.select(rows).jacobian(y, a)
         leading = torch.linalg.eigvals(jacobian).real.amax(-1)
-        found = torch.where(leading < 0, int(Verdict.STABLE), int(Verdict.UNSTABLE))
-        found = torch.where(leading.abs() < MARGINAL, int(Verdict.UNDECIDED), found)
-        # What was marginal once stays undecided unless a stable one is found.
-        known = self.verdict[rows]
-        marginal = (known == Verdict.UNDECIDED) & (found != Verdict.STABLE)
-        self.verdict[rows] = torch.where(marginal, known, found)
+        marginal = leading.abs() < MARGINAL
+        unknown = self.verdict[rows] == Verdict.NO_STEADY_STATE
+        # A row may be there more than once: what counts more is written later.
+        self.verdict[rows[unknown]] = Verdict.UNSTABLE
+        self.verdict[rows[marginal]] = Verdict.UNDECIDED
+        self.verdict[rows[(leading < 0) & ~marginal]] = Verdict.STABLE
         self._left = self._left[self.verdict[self._left] != Verdict.STABLE]
 
 
