@@ -14,11 +14,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deq_organics import Circuit
-from deq_organics.solvers import Problem, Status
+from deq_organics.solvers import Status
 from deq_organics.solvers.newton import solve_newton
 
 CANDIDATES, STEPS, LEARNING_RATE = 100, 200, 0.05
 TOL, NEWTON_STEPS = 1e-9, 30
+ARGUMENTS = (
+    "input_drive",
+    "semisaturation",
+    "recurrent_weight",
+    "normalization_weight",
+    "tau_y",
+    "tau_a",
+)
 # The smallest eigenvalue of what is called positive definite.
 DEFINITE = 0.05
 # Time constants lie between this and its inverse.
@@ -78,6 +86,7 @@ class Family:
         nonnegative_input: whether `z >= 0`.
         rectified: whether it is the rectified model.
         bounded: whether `max(c) + max(W) |b z|^2 <= 1`: then `a <= 1` for `Wr = I`.
+        weak: at most how many times `min(c)` the normalization's `max(W) |b z|^2` may be.
         free_times: whether each neuron has a time constant of its own, from 0.1 to 10.
     """
 
@@ -85,12 +94,15 @@ class Family:
     nonnegative_input: bool = False
     rectified: bool = False
     bounded: bool = False
+    weak: float | None = None
     free_times: bool = False
 
     def __str__(self) -> str:
         parts = [f"{self.weights} Wr"]
         parts += ["z >= 0"] * self.nonnegative_input + ["rectified"] * self.rectified
         parts += ["max c + max W |bz|^2 <= 1"] * self.bounded
+        if self.weak is not None:
+            parts.append(f"max W |bz|^2 <= {self.weak:g} min c")
         parts += ["own time constants"] * self.free_times
         return ", ".join(parts)
 
@@ -105,6 +117,10 @@ class Family:
             shrink = size.clamp_min(1.0).unsqueeze(-1)
             semisaturation = semisaturation / shrink
             drive = drive / shrink.sqrt()
+        if self.weak is not None:
+            size = w.amax((-1, -2)) * drive.square().sum(-1)
+            shrink = (size / (self.weak * semisaturation.amin(-1))).clamp_min(1.0)
+            drive = drive / shrink.sqrt().unsqueeze(-1)
         times = [
             torch.exp(math.log(SLOWEST) * raw[name].tanh() * self.free_times)
             for name in ("tau_y", "tau_a")
@@ -117,6 +133,7 @@ class Family:
 FAMILIES = (
     Family("free"),
     Family("free", free_times=True),
+    Family("free", rectified=True),
     Family("symmetric"),
     Family("nonnegative"),
     Family("nonnegative", nonnegative_input=True),
@@ -124,10 +141,15 @@ FAMILIES = (
     Family("symmetric positive definite"),
     Family("symmetric positive definite", free_times=True),
     Family("positive definite symmetric part"),
-    Family("positive definite symmetric part", free_times=True),
     Family("free", bounded=True),
-    Family("free", bounded=True, free_times=True),
-    Family("free", rectified=True),
+    Family("free", weak=1.0),
+    Family("nonnegative", weak=1.0, free_times=True),
+    Family("positive definite symmetric part", weak=1.0, free_times=True),
+    Family("symmetric positive definite", weak=1.0, free_times=True),
+    # For n = 1 and wr = -1 the bound is (4^(1/3) - 1)^3 = 0.2027, by the critical drive.
+    Family("free", weak=0.2),
+    Family("free", weak=0.2, free_times=True),
+    Family("free", weak=0.1, free_times=True),
 )
 
 
@@ -172,7 +194,7 @@ def search(family: Family, n: int, seed: int) -> Outcome:
         eigenvalues = torch.linalg.eigvals(circuit.jacobian(y, a)).real.amax(-1)
         leading = eigenvalues * torch.maximum(circuit.tau_y.amax(-1), circuit.tau_a.amax(-1))
         lost = ~(exists & (leading < 0))
-        suspects.append(circuit.flatten().select(lost))
+        suspects.append([tensor[lost].detach() for tensor in _tensors(circuit)])
         # Even if another, stable state is found: the gradient of this one is of no more use.
         going, leading = going[~lost], leading[~lost]
         y, a = y[~lost].detach(), a[~lost].detach()
@@ -185,12 +207,17 @@ def search(family: Family, n: int, seed: int) -> Outcome:
             if values.grad is not None:
                 values.grad.nan_to_num_(0.0, 0.0, 0.0)
         optimizer.step()
-    ended = _joined(suspects)
-    if ended.batch_shape.numel() == 0:
+    ended = [torch.cat(parts) for parts in zip(*suspects, strict=True)]
+    if len(ended[0]) == 0:
         return Outcome(CANDIDATES, 0, closest, None)
-    verdict = Search(ended, seed).verdict
+    verdict = Search(Circuit(*ended, rectified=family.rectified), seed).verdict
     found = (verdict == Verdict.UNSTABLE) | (verdict == Verdict.NO_STEADY_STATE)
-    example = _parameters(ended, int(found.nonzero()[0])) if found.any() else None
+    example = None
+    if found.any():
+        first = int(found.nonzero()[0])
+        example = {
+            name: tensor[first].tolist() for name, tensor in zip(ARGUMENTS, ended, strict=True)
+        }
     return Outcome(CANDIDATES, int(found.sum()), closest, example)
 
 
@@ -219,26 +246,15 @@ def _follow(circuit: Circuit, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Ten
         found = solve_newton(problem, y, a, TOL, NEWTON_STEPS)
         exists = found.status == Status.CONVERGED
         jacobian = problem.jacobian(found.y, found.a, unit_tau=True)
-        jacobian = torch.where(exists[:, None, None], jacobian, torch.eye(jacobian.shape[-1]))
+        identity = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype)
+        jacobian = torch.where(exists[:, None, None], jacobian, identity)
     # One more of Newton's steps leaves the point where it is and carries its derivative.
     residual = torch.cat(problem.residual(found.y, found.a), -1)
-    step = torch.linalg.solve(jacobian.double(), residual.unsqueeze(-1)).squeeze(-1)
+    step = torch.linalg.solve(jacobian, residual.unsqueeze(-1)).squeeze(-1)
     dy, da = torch.where(exists.unsqueeze(-1), step, 0.0).chunk(2, -1)
     return found.y - dy, found.a - da, exists
 
 
-def _joined(problems: Sequence[Problem]) -> Circuit:
-    """All circuits of several batches of one family."""
-    first = problems[0]
-    tensors = [
-        torch.cat([part[field].detach() for part in problems])
-        for field in range(len(first))
-        if isinstance(first[field], Tensor)
-    ]
-    return Circuit(*tensors, first.exponent, first.rectified)
-
-
-def _parameters(circuit: Circuit, row: int) -> dict[str, Any]:
-    """A circuit's arguments as lists."""
-    fields = circuit.flatten()._asdict()
-    return {name: value[row].tolist() for name, value in fields.items() if torch.is_tensor(value)}
+def _tensors(circuit: Circuit) -> list[Tensor]:
+    """The arguments of a family's circuits, each with the batch as first dimension."""
+    return [getattr(circuit, name) for name in ARGUMENTS]

@@ -193,17 +193,7 @@ class TestGradientSearch:
         free = _counterexamples.search(Family("free"), 1, 0)
         assert free.counterexamples > 0
         example = free.example
-        circuit = Circuit(
-            *(
-                torch.tensor(example[name], dtype=DOUBLE)
-                for name in (
-                    "input_drive",
-                    "semisaturation",
-                    "recurrent_weight",
-                    "normalization_weight",
-                )
-            )
-        )
+        circuit = Circuit(**{name: torch.tensor(example[name], dtype=DOUBLE) for name in example})
         assert not fixed_points_2d(circuit).stable.any()
         for family in (Family("nonnegative"), Family("free", bounded=True)):
             assert _counterexamples.search(family, 1, 0).counterexamples == 0
