@@ -201,6 +201,21 @@ def test_published_counterexample(counterexample):
     assert float(critical_drive_2d(counterexample())) < 1
 
 
+def test_weak_drives_are_stable_up_to_a_sharp_bound():
+    """wr in [-1, 1], c <= 1, w d^2 <= k c: always stable up to k = (4^(1/3) - 1)^3, not beyond."""
+    draw = Draw(9)
+    bound = (4 ** (1 / 3) - 1) ** 3
+    c, w = draw.uniform(COUNT, 1), draw.decades(4, COUNT, 1, 1)
+    wr = 2 * draw.uniform(COUNT, 1, 1) - 1
+    # The worst case is among them.
+    c[0], wr[0] = 1.0, -1.0
+    for factor, stable in ((0.999, True), (1.001, False)):
+        d = (factor * bound * c / w[..., 0]).sqrt()
+        points = fixed_points_2d(Circuit(d, c, wr, w))
+        assert bool(points.stable.any(-1).all()) == stable
+        assert bool(points.stable[0].any()) == stable
+
+
 @pytest.mark.parametrize("rectified", [False, True])
 def test_no_drive(rectified):
     """d = 0: rest, and beside it the symmetric pair of an expansive circuit."""
