@@ -66,6 +66,7 @@ def plot_survey(totals: Totals, path: Path) -> None:
         axes.set(title=f"n = {n}, |z| = {norm:g}, $\\sigma \\leq$ {sigma:g}", yscale="log")
         axes.set_xticks(sorted({c.singular_value for c in totals}))
         axes.grid(axis="y", alpha=0.3)
+        axes.tick_params(labelbottom=True)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
     handles, labels = grid.flat[0].get_legend_handles_labels()
