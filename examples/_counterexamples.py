@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from _checkpoints import write_json
-from _survey import Search, Verdict
+from _survey import Verdict, classify
 from torch import Tensor
 from tqdm import tqdm
 
@@ -159,7 +159,7 @@ class Outcome:
 
     Attributes:
         candidates: how many circuits were followed.
-        counterexamples: how many of them ended without a stable steady state, by `Search`.
+        counterexamples: how many of them ended without a stable steady state, by `classify`.
         closest: the largest real part of an eigenvalue at a stable state, times the largest time
             constant; near 0 a circuit is close to losing its stability.
         example: the parameters of the first counterexample.
@@ -210,7 +210,7 @@ def search(family: Family, n: int, seed: int) -> Outcome:
     ended = [torch.cat(parts) for parts in zip(*suspects, strict=True)]
     if len(ended[0]) == 0:
         return Outcome(CANDIDATES, 0, closest, None)
-    verdict = Search(Circuit(*ended, rectified=family.rectified), seed).verdict
+    verdict = classify(Circuit(*ended, rectified=family.rectified), seed)
     found = (verdict == Verdict.UNSTABLE) | (verdict == Verdict.NO_STEADY_STATE)
     example = None
     if found.any():

@@ -87,7 +87,7 @@ class Condition:
         return Circuit(uniform(n) * z, semisaturation, wr, uniform(n, n))
 
 
-class Search:
+def classify(circuit: Circuit, seed: int = 0) -> Tensor:
     """Looks for a stable steady state of each of `B` circuits with an exponent of 2.
 
     A stable one is a fact: a residual below `TOL` and eigenvalues of the Jacobian with negative
@@ -95,13 +95,23 @@ class Search:
     instead: only unstable fixed points, or none while the trajectory from rest diverges. Searched
     are the ends of the fast iteration, of trajectories from rest and from random states, each
     with Newton's method from several points of it (their time constants are 1, which moves no fixed
-    point), and what the library's default solver finds.
+    point), and what the library's default solver finds; where none of these is a fixed point,
+    Newton's method starts from many random states, and least squares have the last word.
 
-    Attributes:
-        verdict: a `Verdict` for each circuit, `(B,)`.
+    Args:
+        circuit: the circuits, with one batch dimension.
+        seed: decides the random states.
+
+    Returns:
+        A `Verdict` for each circuit, `(B,)`.
     """
+    return _Search(circuit, seed).verdict
 
-    def __init__(self, circuit: Circuit, seed: int = 0) -> None:
+
+class _Search:
+    """What is known of each circuit of a batch, and which of them have no stable state yet."""
+
+    def __init__(self, circuit: Circuit, seed: int) -> None:
         self._problem = circuit.flatten()
         self._generator = torch.Generator().manual_seed(seed)
         self.verdict = torch.full(

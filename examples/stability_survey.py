@@ -26,7 +26,7 @@ from _checkpoints import open_new_folder, write_json
 from _counterexamples import search_all
 from _errors import ExampleError, run_example
 from _options import argument
-from _survey import WEIGHTS, Condition, Search, Verdict
+from _survey import WEIGHTS, Condition, Verdict, classify
 from _survey_report import plot_survey, render_table
 from _training import choose_device
 from accelerate import PartialState
@@ -109,7 +109,7 @@ def examine(block: Block, device: torch.device) -> dict[str, Any]:
     """Draws a block's circuits, searches them and counts the verdicts."""
     start = time.perf_counter()
     circuit = block.condition.draw(block.circuits, block.seed).to(device)
-    verdict = Search(circuit, block.seed).verdict
+    verdict = classify(circuit, block.seed)
     counts = torch.bincount(verdict, minlength=len(Verdict)).tolist()
     without = (verdict != Verdict.STABLE).nonzero().flatten().tolist()
     return {

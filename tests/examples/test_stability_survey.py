@@ -13,7 +13,7 @@ import pytest
 import stability_survey
 import torch
 from _counterexamples import FAMILIES, Family
-from _survey import Condition, Search, Verdict
+from _survey import Condition, Verdict, classify
 from _survey_report import interval
 
 from deq_organics import Circuit, fixed_points_2d
@@ -31,7 +31,7 @@ def test_the_known_counterexample():
     """n = 1, wr = -1, d = w = 1, c = 1/2 has a fixed point, but no stable one."""
     one = torch.ones(2, 1, dtype=DOUBLE)
     circuit = Circuit(one, 0.5, -one[:1], one[:1])
-    assert Search(circuit).verdict.tolist() == [Verdict.UNSTABLE] * 2
+    assert classify(circuit).tolist() == [Verdict.UNSTABLE] * 2
 
 
 @pytest.mark.parametrize("singular_value", [1.0, 2.0])
@@ -45,7 +45,7 @@ def test_verdicts_with_one_neuron_are_those_of_the_theory(singular_value):
     wr = singular_value * (2 * uniform(1, 1) - 1)
     circuit = Circuit(2 * uniform(1) - 1, uniform(1), wr, 2 * uniform(1, 1))
     expected = fixed_points_2d(circuit).stable.any(-1)
-    verdict = Search(circuit).verdict
+    verdict = classify(circuit)
     assert torch.equal(verdict == Verdict.STABLE, expected)
     assert (verdict[~expected] == Verdict.UNSTABLE).all()
     assert 100 < int((~expected).sum()) < 2_000
@@ -55,13 +55,13 @@ def test_no_steady_state():
     """Without recurrence and with w d^2 > 1 there is no fixed point: a grows without end."""
     zero = torch.zeros(2, 1, 1, dtype=DOUBLE)
     circuit = Circuit(torch.ones(2, 1, dtype=DOUBLE), 0.5, zero, zero + 4.0)
-    assert Search(circuit).verdict.tolist() == [Verdict.NO_STEADY_STATE] * 2
+    assert classify(circuit).tolist() == [Verdict.NO_STEADY_STATE] * 2
 
 
 def test_a_circuit_that_is_hard_to_explain_has_an_unstable_fixed_point():
     """Found by least squares where Newton's method from trajectories finds nothing."""
     circuit = Condition(10, "positive definite", 3.0).draw(500, 1)
-    verdict = Search(circuit).verdict
+    verdict = classify(circuit)
     assert int((verdict == Verdict.UNSTABLE).sum()) > 20
     assert int((verdict == Verdict.UNDECIDED).sum()) <= 1
 
