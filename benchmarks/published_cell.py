@@ -23,9 +23,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 from _mnist import CLASSES, load_few_mnist
+from _sequence_model import Architecture, Classifier
 from _training import Run, accuracy, train
 from accelerate import Accelerator
-from smnist_bptt import FEW_IMAGES_RECIPE, Architecture, Classifier, SequenceTask
+from smnist_bptt import FEW_IMAGES_RECIPE, SequenceTask
 
 
 @dataclass(frozen=True)

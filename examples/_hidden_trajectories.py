@@ -9,6 +9,7 @@ from _errors import ExampleError
 from _experiment import load_model
 from _mnist import MNIST, Images
 from _plots import letter_panels
+from _sequence_model import Classifier
 from _training import in_batches
 from _trajectories import Bounds, find_bounds
 from matplotlib import colormaps
@@ -16,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from smnist_bptt import EXAMPLE, SHIPPED_WEIGHTS, Classifier, build
+from smnist_bptt import EXAMPLE, SHIPPED_WEIGHTS, build
 from torch import Tensor
 
 from recurrent import State

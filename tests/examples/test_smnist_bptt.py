@@ -13,16 +13,9 @@ import smnist_bptt
 import torch
 from _mnist import Images
 from _runs import short_run
+from _sequence_model import SLOWEST, Architecture, Classifier, SequenceRecipe
 from _trajectories import LIMIT, find_bounds
-from smnist_bptt import (
-    FEW_IMAGES_RECIPE,
-    PAPER_RECIPE,
-    SLOWEST,
-    Architecture,
-    Classifier,
-    SequenceRecipe,
-    SequenceTask,
-)
+from smnist_bptt import FEW_IMAGES_RECIPE, PAPER_RECIPE, SequenceTask
 
 from recurrent import ORGaNICsCell, ORGaNICsRNN, State
 
