@@ -14,19 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deq_organics import Circuit
-from deq_organics.solvers import Status
+from deq_organics.solvers import Problem, Status
 from deq_organics.solvers.newton import solve_newton
 
 CANDIDATES, STEPS, LEARNING_RATE = 100, 200, 0.05
 TOL, NEWTON_STEPS = 1e-9, 30
-ARGUMENTS = (
-    "input_drive",
-    "semisaturation",
-    "recurrent_weight",
-    "normalization_weight",
-    "tau_y",
-    "tau_a",
-)
+# The circuit's tensors; what follows them are options.
+ARGUMENTS = Problem._fields[:-2]
 # The smallest eigenvalue of what is called positive definite.
 DEFINITE = 0.05
 # Time constants lie between this and its inverse.

@@ -64,7 +64,7 @@ def parse_options(kind: type[T], arguments: Sequence[str] | None, description: s
     return options
 
 
-def check_range(options: CommonOptions, bounds: Mapping[str, tuple[int, int | None]]) -> None:
+def check_range(options: object, bounds: Mapping[str, tuple[int, int | None]]) -> None:
     """Refuses options that are given and below their least or above their largest value."""
     for name, (least, largest) in bounds.items():
         value = getattr(options, name)
@@ -73,7 +73,7 @@ def check_range(options: CommonOptions, bounds: Mapping[str, tuple[int, int | No
             raise ExampleError(f"{_flag(name)} is {value}; expected {expected}")
 
 
-def refuse_given(options: CommonOptions, names: Collection[str], beside: str) -> None:
+def refuse_given(options: Any, names: Collection[str], beside: str) -> None:
     """Refuses options that are given though they have no meaning beside another."""
     for field in dataclasses.fields(options):
         if field.name in names and getattr(options, field.name) != field.default:

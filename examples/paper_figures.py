@@ -21,7 +21,7 @@ from _eigenvalue_figures import EPOCHS, draw_histograms, draw_training
 from _errors import ExampleError, run_example
 from _hidden_trajectories import draw_hidden_states
 from _mnist import MNIST, load_mnist
-from _options import argument
+from _options import argument, check_range
 from _phase_portraits import draw_portraits, recurrence_portraits, time_constant_portraits
 from _plots import save
 from matplotlib.figure import Figure
@@ -115,10 +115,7 @@ def _check(options: Options) -> None:
     if unknown or not options.figures:
         found = unknown[0] if unknown else "without a number"
         raise ExampleError(f"--figures is {found}; expected some of {', '.join(map(str, FIGURES))}")
-    for name, least in (("seed", 0), ("circuits", 2), ("epochs", 1)):
-        value = getattr(options, name)
-        if value < least:
-            raise ExampleError(f"--{name} is {value}; expected {least} at least")
+    check_range(options, {"seed": (0, None), "circuits": (2, None), "epochs": (1, None)})
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import tyro
 from _checkpoints import open_new_folder, write_json
 from _counterexamples import search_all
 from _errors import ExampleError, run_example
-from _options import argument
+from _options import argument, check_range, refuse_given
 from _survey import WEIGHTS, Condition, Verdict, classify
 from _survey_report import plot_survey, render_table
 from _training import choose_device
@@ -175,18 +175,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _check(options: Options) -> None:
-    for name, values, least in (
-        ("sizes", options.sizes, 1),
-        ("circuits", (options.circuits,), 1),
-        ("seed", (options.seed,), 0),
-    ):
-        for value in values:
-            if value < least:
-                raise ExampleError(f"--{name} is {value}; expected {least} at least")
+    """Refuses numbers out of range and what a search would ignore."""
+    check_range(options, {"circuits": (1, None), "seed": (0, None)})
+    for size in options.sizes:
+        if size < 1:
+            raise ExampleError(f"--sizes is {size}; expected 1 at least")
     if not options.sizes or len(set(options.sizes)) < len(options.sizes):
         raise ExampleError("--sizes must be one or more numbers, each once")
-    if options.search and options.resume:
-        raise ExampleError("--resume has no meaning with --search")
+    if options.search:
+        refuse_given(options, {"resume"}, beside="--search")
 
 
 def _open(folder: Path, header: Mapping[str, Any], resume: bool) -> None:

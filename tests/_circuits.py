@@ -10,6 +10,14 @@ MODELS = [(m, rectified) for m in (1.5, 2.0, 3.0) for rectified in (False, True)
 RECURRENCES = ("identity", "shared", "per-circuit")
 
 
+def vector(*values: Any) -> Tensor:
+    return torch.tensor(values, dtype=DOUBLE)
+
+
+# Normalization weights of two neurons.
+POOL = vector((1.0, 0.3), (0.2, 1.0))
+
+
 def random_parameters(
     batch: tuple[int, ...] = (4,),
     n: int = 3,
