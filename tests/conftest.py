@@ -1,5 +1,6 @@
 """Fixtures for the tests of the core."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,9 @@ from deq_organics import Circuit
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        # Triton reads it where a kernel is defined: before any test imports one.
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture

@@ -1,0 +1,29 @@
+"""Where kernels are tested: on a GPU, or where there is none under Triton's interpreter."""
+
+from typing import Any
+
+import pytest
+import torch
+
+__all__ = ["DEVICE", "KERNELS"]
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _is_ready() -> bool:
+    try:
+        from triton.runtime import interpreter
+    except ImportError:
+        return False
+    # Triton 3.6 turns the bound of a loop into an int in a way that NumPy 2.5 no longer takes.
+    patch = interpreter._patch_lang_tensor
+
+    def mended(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = mended
+    return True
+
+
+KERNELS = pytest.mark.skipif(not _is_ready(), reason="the package triton is missing")
