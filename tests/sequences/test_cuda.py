@@ -222,8 +222,8 @@ POINTERS = {
     ),
 }
 COUNTS = ("steps", "samples", "neurons")
-# Bytes of spilled registers by padded size. At 256 a thread has but 128 registers.
-LARGEST_STACK = {128: 320, 256: 640}
+# Bytes of spilled registers by padded size; at 256 a thread has but 128 registers.
+LARGEST_STACK = {64: 128, 128: 512, 256: 768}
 
 
 def program(kernel, units, dtype=torch.float32, missing=(), **options):
