@@ -11,6 +11,7 @@ from _kernels import DEVICE, KERNELS
 from recurrent import ORGaNICsRNN, State
 from recurrent.backends import cuda
 from recurrent.backends.cuda import forward, tiles
+from recurrent.backends.folding import fold
 
 FAST = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
 MODELS = [{}, {"rectifier": "after_weights"}, {"rectified": False}]
@@ -223,31 +224,38 @@ POINTERS = {
 }
 COUNTS = ("steps", "samples", "neurons")
 # Bytes of spilled registers by padded size; at 256 a thread has but 128 registers.
-LARGEST_STACK = {64: 128, 128: 512, 256: 768}
+LARGEST_STACK = {16: 64, 32: 64, 64: 320, 128: 320, 256: 768}
 
 
 def program(kernel, units, dtype=torch.float32, missing=(), **options):
     """A kernel as the backend launches it on an H100; arguments that are `missing` are None."""
-    tile = tiles.tile_for(units)
-    types = dict.fromkeys(POINTERS[kernel], "*fp32") | dict.fromkeys(COUNTS, "i32")
-    if dtype == torch.bfloat16:
-        types["weights"] = "*bf16"
-    present = {name: kind for name, kind in types.items() if name not in missing}
-    constants = {name: None for name in types if name in missing} | {
-        "PADDED": tile.padded,
-        "ROWS": tile.rows,
-        "COLUMNS": tile.columns,
-        "SAMPLES": tile.samples,
+    forward = kernel == "sequence_kernel"
+    tile = tiles.forward_tile(units) if forward else tiles.adjoint_tile(units)
+    constants = {
         "RECTIFIED": True,
         "AFTER_WEIGHTS": False,
         "IDENTITY": False,
         "DYNAMIC": True,
-        "KEEP" if kernel == "sequence_kernel" else "GIVEN": True,
+        "KEEP" if forward else "GIVEN": True,
         "PRECISION": "tf32" if dtype == torch.bfloat16 else "tf32x3",
-        "STAGES": tile.stages(dtype, torch.device("cpu")),
         **options,
     }
-    return Program("recurrent.backends.cuda._kernels", kernel, present, constants, tile.warps)
+    rnn = ORGaNICsRNN(
+        1,
+        units,
+        recurrence="identity" if constants["IDENTITY"] else "unconstrained",
+        input_gains="dynamic" if constants["DYNAMIC"] else "fixed",
+    )
+    weights = fold(rnn.cells[0].parameters_of_step())
+    tile_arguments = tile.arguments(weights, dtype, torch.device("cpu"))
+    warps = tile_arguments.pop("num_warps")
+    tile_arguments.pop("enable_fp_fusion")
+    types = dict.fromkeys(POINTERS[kernel], "*fp32") | dict.fromkeys(COUNTS, "i32")
+    if dtype == torch.bfloat16:
+        types["weights"] = "*bf16"
+    constants |= dict.fromkeys(missing) | tile_arguments
+    types = {name: kind for name, kind in types.items() if name not in missing}
+    return Program("recurrent.backends.cuda._kernels", kernel, types, constants, warps)
 
 
 def test_the_kernels_compile_for_a_gpu():

@@ -1,13 +1,15 @@
 """How a sequence's work is cut for the GPU, and how its weights are laid out."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..folding import Folded
 
-__all__ = ["LARGEST_HIDDEN_SIZE", "Tile", "pack", "precision", "tile_for"]
+__all__ = ["LARGEST_HIDDEN_SIZE", "Tile", "adjoint_tile", "forward_tile", "pack", "precision"]
 
 
 @dataclass(frozen=True)
@@ -17,20 +19,35 @@ class Tile:
     padded: int
     """Neurons, padded to a power of two."""
     rows: int
-    """Rows of the block of a matrix that is multiplied at a time."""
+    """Rows of a block of a matrix."""
     columns: int
     """Columns of that block."""
+    group: int
+    """Blocks that are fetched and multiplied together, as far as it divides those of a step."""
     warps: int
     samples: int = 8
     """Sequences of a program: few, so that a small batch occupies many multiprocessors."""
 
-    def stages(self, dtype: torch.dtype, device: torch.device) -> int:
-        """Blocks of operands of that dtype in use or on their way, as Triton's ``num_stages``.
-
-        One more than fit into shared memory: the newest is not there yet.
-        """
-        block = self.rows * self.columns * dtype.itemsize
-        return min(_MOST_STAGES, 1 + (_shared_memory(device) - _OTHER_SHARED_MEMORY) // block)
+    def arguments(
+        self, weights: Folded, dtype: torch.dtype, device: torch.device
+    ) -> dict[str, Any]:
+        """The kernels' constants that describe the tile, and the options of their launch."""
+        products = (2 if weights.gates is None else 6) - int(weights.identity)
+        blocks = (self.padded // self.rows) * (self.padded // self.columns)
+        group = math.gcd(self.group, products * blocks)
+        group_bytes = group * self.rows * self.columns * dtype.itemsize
+        # One more than fit into shared memory: the newest is not there yet.
+        stages = 1 + (_shared_memory(device) - _OTHER_SHARED_MEMORY) // group_bytes
+        return {
+            "PADDED": self.padded,
+            "ROWS": self.rows,
+            "COLUMNS": self.columns,
+            "GROUP": group,
+            "SAMPLES": self.samples,
+            "STAGES": max(1, min(_MOST_STAGES, stages)),
+            "num_warps": self.warps,
+            "enable_fp_fusion": True,
+        }
 
 
 def _shared_memory(device: torch.device) -> int:
@@ -40,26 +57,34 @@ def _shared_memory(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
-# Blocks of at most 64 KiB in float32, of which a program on an H100 holds three.
-_TILES = {
-    tile.padded: tile
-    for tile in (
-        Tile(16, 16, 16, warps=1),
-        Tile(32, 32, 32, warps=2),
-        Tile(64, 64, 64, warps=4),
-        Tile(128, 128, 128, warps=8),
-        Tile(256, 256, 64, warps=16),
-    )
+# Chosen by what the compiler makes of them: no registers spilled or few, and as many products at a
+# time as registers and shared memory hold. The adjoint has more state than the circuit.
+_FORWARD = {
+    16: Tile(16, 16, 16, group=6, warps=1),
+    32: Tile(32, 32, 32, group=6, warps=2),
+    64: Tile(64, 64, 64, group=6, warps=4),
+    128: Tile(128, 128, 64, group=3, warps=8),
+    256: Tile(256, 256, 64, group=1, warps=16),
 }
-LARGEST_HIDDEN_SIZE = max(_TILES)
+_ADJOINT = {**_FORWARD, 64: Tile(64, 64, 64, group=3, warps=4)}
+LARGEST_HIDDEN_SIZE = max(_FORWARD)
 _MOST_STAGES = 4
 # For operands of the state, and for moving tiles between layouts.
 _OTHER_SHARED_MEMORY = 24 * 1024
 
 
-def tile_for(neurons: int) -> Tile:
-    """The tile for a layer of that many neurons."""
-    return _TILES[max(min(_TILES), 1 << (neurons - 1).bit_length())]
+def forward_tile(neurons: int) -> Tile:
+    """The tile in which a layer of that many neurons is stepped."""
+    return _FORWARD[_padded(neurons)]
+
+
+def adjoint_tile(neurons: int) -> Tile:
+    """The tile in which its adjoint is."""
+    return _ADJOINT[_padded(neurons)]
+
+
+def _padded(neurons: int) -> int:
+    return max(min(_FORWARD), 1 << (neurons - 1).bit_length())
 
 
 def precision() -> tuple[torch.dtype, str]:
