@@ -211,6 +211,26 @@ def test_a_gpu_takes_the_kernels():
     assert choice.reason == "first choice"
 
 
+@pytest.mark.parametrize("units", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize(("shared", "smallest"), [(101376, 2), (166912, 2), (232448, 3)])
+def test_tiles_fit_into_shared_memory(units, shared, smallest, monkeypatch):
+    """Those of compute capability 8.9, 8.0 and 9.0, with blocks left to fetch ahead."""
+    monkeypatch.setattr(tiles, "_shared_memory", lambda device: shared)
+    for recurrence, gains in (
+        ("identity", "dynamic"),
+        ("spectral", "dynamic"),
+        ("spectral", "fixed"),
+    ):
+        rnn = ORGaNICsRNN(1, units, recurrence=recurrence, input_gains=gains)
+        weights = fold(rnn.cells[0].parameters_of_step())
+        for tile in (tiles.forward_tile(units), tiles.adjoint_tile(units)):
+            constants = tile.arguments(weights, torch.float32, DEVICE)
+            blocks = constants["GROUP"] * (constants["STAGES"] - 1)
+            assert 4 * blocks * constants["ROWS"] * constants["COLUMNS"] < shared
+            assert constants["STAGES"] >= smallest
+            assert weights.gates is not None or constants["GROUP"] in (1, 2)
+
+
 POINTERS = {
     "sequence_kernel": (
         *("weights", "keep_y", "keep_a", "semisaturation", "gate_step", "y_state", "a_state"),

@@ -33,18 +33,19 @@ class Tile:
     ) -> dict[str, Any]:
         """The kernels' constants that describe the tile, and the options of their launch."""
         products = (2 if weights.gates is None else 6) - int(weights.identity)
-        blocks = (self.padded // self.rows) * (self.padded // self.columns)
-        group = math.gcd(self.group, products * blocks)
-        group_bytes = group * self.rows * self.columns * dtype.itemsize
-        # One more than fit into shared memory: the newest is not there yet.
-        stages = 1 + (_shared_memory(device) - _OTHER_SHARED_MEMORY) // group_bytes
+        blocks = products * (self.padded // self.rows) * (self.padded // self.columns)
+        block_bytes = self.rows * self.columns * dtype.itemsize
+        fitting = max(1, (_shared_memory(device) - _OTHER_SHARED_MEMORY) // block_bytes)
+        largest = math.gcd(self.group, blocks)
+        group = max(d for d in range(1, min(largest, fitting) + 1) if largest % d == 0)
         return {
             "PADDED": self.padded,
             "ROWS": self.rows,
             "COLUMNS": self.columns,
             "GROUP": group,
             "SAMPLES": self.samples,
-            "STAGES": max(1, min(_MOST_STAGES, stages)),
+            # One more than fit: the newest is not there yet.
+            "STAGES": min(_MOST_STAGES, 1 + fitting // group),
             "num_warps": self.warps,
             "enable_fp_fusion": True,
         }
