@@ -13,6 +13,9 @@ from recurrent.backends import cuda
 from recurrent.backends.cuda import forward, tiles
 from recurrent.backends.folding import fold
 
+ACCURATE = tiles.Precision(torch.float32, "tf32x3")
+TF32 = tiles.Precision(torch.float32, "tf32")
+BFLOAT16 = tiles.Precision(torch.bfloat16, "tf32")
 FAST = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
 MODELS = [{}, {"rectifier": "after_weights"}, {"rectified": False}]
 VARIANTS = [
@@ -164,14 +167,14 @@ def test_precision_is_that_of_torch(matmul_precision):
     for name, dot in expected.items():
         matmul_precision(name)
         dtype = torch.bfloat16 if name == "medium" else torch.float32
-        assert tiles.precision() == (dtype, dot)
+        assert tiles.chosen_precision() == (dtype, dot)
 
 
 def test_precision_by_the_newer_option(matmul_precision):
     torch.backends.cuda.matmul.fp32_precision = "tf32"
-    assert tiles.precision() == (torch.float32, "tf32")
+    assert tiles.chosen_precision() == (torch.float32, "tf32")
     torch.backends.cuda.matmul.fp32_precision = "ieee"
-    assert tiles.precision() == (torch.float32, "tf32x3")
+    assert tiles.chosen_precision() == (torch.float32, "tf32x3")
 
 
 # Half a unit in the last place of 8 and of 11 bits, and what rounds them together. The
@@ -224,7 +227,7 @@ def test_tiles_fit_into_shared_memory(units, shared, smallest, monkeypatch):
         rnn = ORGaNICsRNN(1, units, recurrence=recurrence, input_gains=gains)
         weights = fold(rnn.cells[0].parameters_of_step())
         for tile in (tiles.forward_tile(units), tiles.adjoint_tile(units)):
-            constants = tile.arguments(weights, torch.float32, DEVICE)
+            constants = tile.arguments(weights, ACCURATE, DEVICE)
             blocks = constants["GROUP"] * (constants["STAGES"] - 1)
             assert 4 * blocks * constants["ROWS"] * constants["COLUMNS"] < shared
             assert constants["STAGES"] >= smallest
@@ -247,7 +250,7 @@ COUNTS = ("steps", "samples", "neurons")
 LARGEST_STACK = {16: 64, 32: 64, 64: 320, 128: 320, 256: 768}
 
 
-def program(kernel, units, dtype=torch.float32, missing=(), **options):
+def program(kernel, units, precision=ACCURATE, missing=(), **options):
     """A kernel as the backend launches it on an H100; arguments that are `missing` are None."""
     forward = kernel == "sequence_kernel"
     tile = tiles.forward_tile(units) if forward else tiles.adjoint_tile(units)
@@ -257,7 +260,6 @@ def program(kernel, units, dtype=torch.float32, missing=(), **options):
         "IDENTITY": False,
         "DYNAMIC": True,
         "KEEP" if forward else "GIVEN": True,
-        "PRECISION": "tf32" if dtype == torch.bfloat16 else "tf32x3",
         **options,
     }
     rnn = ORGaNICsRNN(
@@ -267,11 +269,11 @@ def program(kernel, units, dtype=torch.float32, missing=(), **options):
         input_gains="dynamic" if constants["DYNAMIC"] else "fixed",
     )
     weights = fold(rnn.cells[0].parameters_of_step())
-    tile_arguments = tile.arguments(weights, dtype, torch.device("cpu"))
+    tile_arguments = tile.arguments(weights, precision, torch.device("cpu"))
     warps = tile_arguments.pop("num_warps")
     tile_arguments.pop("enable_fp_fusion")
     types = dict.fromkeys(POINTERS[kernel], "*fp32") | dict.fromkeys(COUNTS, "i32")
-    if dtype == torch.bfloat16:
+    if precision.dtype == torch.bfloat16:
         types["weights"] = "*bf16"
     constants |= dict.fromkeys(missing) | tile_arguments
     types = {name: kind for name, kind in types.items() if name not in missing}
@@ -281,7 +283,12 @@ def program(kernel, units, dtype=torch.float32, missing=(), **options):
 def test_the_kernels_compile_for_a_gpu():
     programs = [
         *(program(kernel, units) for kernel in POINTERS for units in (16, 32, 64, 128, 256)),
-        *(program(kernel, 128, torch.bfloat16) for kernel in POINTERS),
+        *(
+            program(kernel, units, precision)
+            for kernel in POINTERS
+            for precision in (TF32, BFLOAT16)
+            for units in (64, 128, 256)
+        ),
         program("sequence_kernel", 64, missing=("activities", "gains"), KEEP=False),
         program("sequence_kernel", 64, missing=("gate_step", "gates", "gains"), DYNAMIC=False),
         program("adjoint_kernel", 64, missing=("gate_step", "gates", "grad_gates"), DYNAMIC=False),

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...dynamics import Model
 from ..folding import Folded, Gates
 from .forward import project
-from .tiles import adjoint_tile, pack, precision
+from .tiles import adjoint_tile, chosen_precision, pack
 
 __all__ = ["Kept", "run_backward"]
 
@@ -83,9 +83,9 @@ def _launch(
     tile = adjoint_tile(neurons)
     programs = -(-samples // tile.samples)
     sums = drives.new_empty(programs, 5, tile.padded)
-    dtype, dot = precision()
+    precision = chosen_precision()
     adjoint_kernel[(programs,)](
-        pack(weights, tile, dtype, transpose=True),
+        pack(weights, tile, precision.dtype, transpose=True),
         weights.keep_y,
         weights.keep_a,
         weights.semisaturation,
@@ -111,8 +111,7 @@ def _launch(
         IDENTITY=weights.identity,
         DYNAMIC=dynamic,
         GIVEN=grad_ys is not None,
-        PRECISION=dot,
-        **tile.arguments(weights, dtype, drives.device),
+        **tile.arguments(weights, precision, drives.device),
     )
     return _Emitted(recurrent, activity, gates, drive, sums.sum(0)[:, :neurons])
 

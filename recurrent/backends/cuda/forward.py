@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...dynamics import Model
 from ..folding import Folded
-from .tiles import forward_tile, pack, precision
+from .tiles import chosen_precision, forward_tile, pack
 
 __all__ = ["Run", "project", "run_forward"]
 
@@ -51,8 +51,8 @@ def run_forward(
             kept[0] = first
     y, a, gains = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (y, a, gains))
     tile = forward_tile(neurons)
-    dtype, dot = precision()
-    packed = pack(weights, tile, dtype, transpose=False)
+    precision = chosen_precision()
+    packed = pack(weights, tile, precision.dtype, transpose=False)
     span = steps if keep else max(1, _SPAN_ELEMENTS // max(1, y.numel()))
     for start in range(0, steps, span):
         rows = x[start : start + span]
@@ -80,8 +80,7 @@ def run_forward(
             IDENTITY=weights.identity,
             DYNAMIC=dynamic,
             KEEP=keep,
-            PRECISION=dot,
-            **tile.arguments(weights, dtype, y.device),
+            **tile.arguments(weights, precision, y.device),
         )
     return Run(ys, y, a, gains, activities, gates, drives, kept_gains)
 

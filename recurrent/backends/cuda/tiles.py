@@ -2,14 +2,31 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..folding import Folded
 
-__all__ = ["LARGEST_HIDDEN_SIZE", "Tile", "adjoint_tile", "forward_tile", "pack", "precision"]
+__all__ = [
+    "LARGEST_HIDDEN_SIZE",
+    "Precision",
+    "Tile",
+    "adjoint_tile",
+    "chosen_precision",
+    "forward_tile",
+    "pack",
+]
+
+
+class Precision(NamedTuple):
+    """What a product of the state makes of its operands."""
+
+    dtype: torch.dtype
+    """Of the weights as they are stored."""
+    dot: str
+    """Triton's name for it, `input_precision`."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +46,12 @@ class Tile:
     """Sequences of a program: few, so that a small batch occupies many multiprocessors."""
 
     def arguments(
-        self, weights: Folded, dtype: torch.dtype, device: torch.device
+        self, weights: Folded, precision: Precision, device: torch.device
     ) -> dict[str, Any]:
         """The kernels' constants that describe the tile, and the options of their launch."""
         products = (2 if weights.gates is None else 6) - int(weights.identity)
         blocks = products * (self.padded // self.rows) * (self.padded // self.columns)
-        block_bytes = self.rows * self.columns * dtype.itemsize
+        block_bytes = self.rows * self.columns * precision.dtype.itemsize
         fitting = max(1, (_shared_memory(device) - _OTHER_SHARED_MEMORY) // block_bytes)
         largest = math.gcd(self.group, blocks)
         group = max(d for d in range(1, min(largest, fitting) + 1) if largest % d == 0)
@@ -44,8 +61,9 @@ class Tile:
             "COLUMNS": self.columns,
             "GROUP": group,
             "SAMPLES": self.samples,
-            # One more than fit: the newest is not there yet.
-            "STAGES": min(_MOST_STAGES, 1 + fitting // group),
+            # What is split into several operands leaves shared memory before the next is fetched.
+            "STAGES": min(_MOST_STAGES, int(precision.dot == "tf32x3") + fitting // group),
+            "PRECISION": precision.dot,
             "num_warps": self.warps,
             "enable_fp_fusion": True,
         }
@@ -88,16 +106,16 @@ def _padded(neurons: int) -> int:
     return max(min(_FORWARD), 1 << (neurons - 1).bit_length())
 
 
-def precision() -> tuple[torch.dtype, str]:
-    """The dtype of the products' operands, and Triton's name for what is done with them."""
+def chosen_precision() -> Precision:
+    """What torch's own float32 products are allowed to do at the moment."""
     if torch.backends.cuda.matmul.fp32_precision != "tf32":
-        return torch.float32, "tf32x3"
+        return Precision(torch.float32, "tf32x3")
     try:
         bfloat16 = torch.get_float32_matmul_precision() == "medium"
     except RuntimeError:
         # It was set by the newer of torch's two options, which has no such choice.
         bfloat16 = False
-    return torch.bfloat16 if bfloat16 else torch.float32, "tf32"
+    return Precision(torch.bfloat16 if bfloat16 else torch.float32, "tf32")
 
 
 def pack(weights: Folded, tile: Tile, dtype: torch.dtype, *, transpose: bool) -> Tensor:
