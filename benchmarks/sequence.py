@@ -1,144 +1,238 @@
-"""Time and memory of training sequences: ours, the published cell's and torch's LSTM's.
+"""Time, memory and accuracy of training sequences: ours, the published cell's and torch's LSTM's.
 
-    python benchmarks/sequence.py --published DIR --out sequence.json
+    python benchmarks/sequence.py [--published DIR] [--device cuda] [--out sequence.json]
 
-A round runs forward and backward of every contender once, in turn, so that a busy machine slows
-all of them; medians over the rounds are reported per step. Peak memory is the most that torch's
-allocator holds during one forward and backward pass, above what it held before.
+Timed are the forward and the backward pass of one training step: from inputs (T, B, 1) to a
+randomly weighted sum of the last outputs and its gradients by all parameters. Medians over rounds,
+in each of which every contender is timed in turn; on a GPU by events.
+
+Contenders, each with float32 parameters:
+
+- ``auto``: the backend that the library chooses; ``cuda, PRECISION``: its Triton kernels with
+  products at each of ``torch.get_float32_matmul_precision()``'s values (GPU only); ``fused`` and
+  ``reference``: the other backends; ``reference, CUDA graph``: without the host's time (GPU only).
+- ``published``: the authors' cell from ``--published DIR``, their repository's checkout, in the
+  loop and at the precision of their training script.
+- ``nn.LSTM``, and on a GPU also with ``torch.backends.cudnn.allow_tf32 = False``.
+
+Accuracy of ours: ``|out - ref| / |ref|`` of outputs and gradients for random inputs, initial states
+and gradients of all outputs, against the reference backend in float64. Peak memory is the most that
+torch's allocator holds during a step above what it held before (for a graph while it is captured).
+
+A contender that fails does not end the run: its error is printed and recorded, and the exit status
+is 1. The figures are written after each part.
 """
 
-import argparse
-import json
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+import tyro
+from _accuracy import Errors, Probe, derivatives, errors, exact
+from _bars import Bar, bar_table
+from _floor import Rates, floor_table, measure_rates, sequence_work
 from _memory import peak_bytes
-from torch import Tensor, nn
+from _output import table
+from _race import Contender, Pace, race, run_step
+from _report import Report
+from _sequences import AUTO, LSTM, PUBLISHED, Entry, cuda_name, entries
+from _timing import clock_for
+from torch import Tensor
 
-from recurrent import ORGaNICsRNN
+INPUT_SIZE = 1
+GPU_STEPS, CPU_STEPS = 784, 98
+BARRED_BATCH, BARRED_STEPS = 256, 784
+BARRED_MILLISECONDS = {128: 8.0, 64: 4.5}
+BARRED_OUTPUT_ERROR, BARRED_GRADIENT_ERROR = 1e-5, 1e-4
+BARRED_SPEEDUP = 60.0
 
-MAX_STEPS = {"y": 0.02, "a": 0.005, "b": 0.1}
+
+@dataclass(frozen=True)
+class Options:
+    hidden_sizes: tuple[int, ...] = (128, 64)
+    steps: int | None = None
+    """Length of the sequences that are timed; 784 on a GPU, 98 on a CPU if left out."""
+    batch: int = 256
+    rounds: int = 30
+    """Rounds of the race; slow contenders take part in fewer."""
+    memory_steps: int = 784
+    """Length of the sequences whose peak memory is measured; 0 leaves it out."""
+    published: Path | None = None
+    """Checkout of the authors' repository."""
+    device: str = "cpu"
+    threads: int | None = None
+    """Threads of torch; its own default if left out."""
+    seed: int = 0
+    out: Path | None = None
+    """JSON file for the figures; on a GPU benchmarks/results/sequence-NAME.json if left out."""
+
+    @property
+    def timed_steps(self) -> int:
+        on_gpu = self.device.startswith("cuda")
+        return self.steps or (GPU_STEPS if on_gpu else CPU_STEPS)
 
 
-def main() -> None:
-    arguments = parse_arguments()
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-    report = {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
-        "batch": arguments.batch,
-        "time": {str(units): measure_time(units, arguments) for units in arguments.hidden_sizes},
+def measure(units: int, rates: Rates | None, options: Options, report: Report) -> None:
+    """All figures of one hidden size: added to the report, and printed."""
+    label, steps, batch = f"{units} units", options.timed_steps, options.batch
+    generator = torch.Generator().manual_seed(options.seed)
+    weights = torch.randn(batch, units, generator=generator).to(options.device)
+    x = torch.rand(steps, batch, INPUT_SIZE, generator=generator).to(options.device)
+    found = entries(units, weights, options.published, options.seed)
+    contenders = [entry.contender for entry in found]
+    figures: dict[str, dict[str, Any]] = {
+        contender.name: {"setting": contender.setting} for contender in contenders
     }
-    if arguments.memory_steps:
-        report["memory"] = measure_memory(max(arguments.hidden_sizes), arguments)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    result = {"units": units, "steps": steps, "batch": batch, "contenders": figures}
+    results = report.record.setdefault("results", [])
+    results.append(result)
+
+    pace = Pace(options.rounds)
+    times = race(
+        contenders, x, clock_for(options.device), pace, report.attempt, label, options.seed
+    )
+    for name, timed in times.items():
+        figures[name] |= timed.record()
+        if AUTO in times:
+            figures[name]["ratio"] = timed.median_total / times[AUTO].median_total
+    report.add()
+
+    for name, error in accuracy(found, label, options, report).items():
+        figures[name] |= {"output_error": error.outputs, "gradient_errors": error.gradients}
+        figures[name]["worst_gradient"], figures[name]["gradient_error"] = error.worst_gradient
+    report.add()
+
+    if options.memory_steps:
+        long = torch.rand(options.memory_steps, batch, INPUT_SIZE, generator=generator)
+        long = long.to(options.device)
+        for contender in contenders:
+            measured = partial(peak_memory, contender, long, options.device)
+            figures[contender.name]["peak_bytes"] = report.attempt(
+                f"{label}: memory of {contender.name}", measured
+            )
+    print(f"\n{label}, {steps} steps, batch {batch}; peak memory for {options.memory_steps} steps")
+    print(result_table(figures))
+    print(report.failed(label))
+    if rates is not None:
+        work = sequence_work(units, batch, steps, INPUT_SIZE)
+        result["floor"] = work.record(rates)
+        print(floor_table(work, rates, by_precision(figures)))
+    report.add()
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--published", type=Path, help="checkout of the authors' repository")
-    parser.add_argument("--hidden-sizes", type=int, nargs="+", default=[128, 64])
-    parser.add_argument("--steps", type=int, default=98)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--memory-steps", type=int, default=784, help="0 leaves memory out")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--out", type=Path)
-    return parser.parse_args()
+def accuracy(found: list[Entry], label: str, options: Options, report: Report) -> dict[str, Errors]:
+    """Errors of ours, by name."""
+    ours = {entry.contender.name: entry for entry in found if entry.rnn is not None}
+    rnn = ours[AUTO].rnn
+    assert rnn is not None
+    probe = Probe.draw(rnn, options.timed_steps, options.batch, options.seed + 1)
+    truth = report.attempt(f"{label}: float64", lambda: exact(rnn, probe))
+    if truth is None:
+        return {}
+
+    def compare(entry: Entry) -> Errors:
+        assert entry.rnn is not None
+        with entry.contender.mode():
+            return errors(derivatives(entry.rnn, probe), truth)
+
+    compared = {
+        name: report.attempt(f"{label}: accuracy of {name}", partial(compare, entry))
+        for name, entry in ours.items()
+    }
+    return {name: error for name, error in compared.items() if error is not None}
 
 
-def contenders(units: int, published: Path | None) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Modules from ``(T, B, 1)`` to the last hidden state, at the recipe's settings."""
-    torch.manual_seed(0)
-    found: dict[str, Callable[[Tensor], Tensor]] = {}
-    for backend in ("fused", "reference"):
-        rnn = ORGaNICsRNN(1, units, backend=backend)
-        found[backend] = LastState(rnn)
-    if published is not None:
-        found["published"] = PublishedLoop(units, published, MAX_STEPS)
-    found["lstm"] = LastState(nn.LSTM(1, units))
+def peak_memory(contender: Contender, x: Tensor, device: str) -> int:
+    """Peak memory of preparing a step and running it once."""
+    with contender.mode():
+        return peak_bytes(lambda: run_step(contender.prepare(x)), device)
+
+
+def result_table(figures: dict[str, dict[str, Any]]) -> str:
+    """One line per contender."""
+    rows = []
+    for name, figure in figures.items():
+        rows.append(
+            [
+                f"{name}: {figure['setting']}" if name == AUTO else name,
+                _cell(figure, "milliseconds", ".3f"),
+                _cell(figure, "forward_milliseconds", ".3f"),
+                _cell(figure, "rounds", "d"),
+                _cell(figure, "ratio", ".2f"),
+                _cell(figure, "peak_bytes", ".4g", 2**-20),
+                _cell(figure, "output_error", ".1e"),
+                _cell(figure, "gradient_error", ".1e"),
+                figure.get("worst_gradient", "-"),
+            ]
+        )
+    header = ["", "ms", "forward", "rounds", "ratio", "MiB", "output error", "worst gradient", ""]
+    return table(header, rows)
+
+
+def _cell(figure: dict[str, Any], key: str, spec: str, scale: float = 1) -> str:
+    value = figure.get(key)
+    return "-" if value is None else format(scale * value, spec)
+
+
+def by_precision(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Our milliseconds by precision of products."""
+    names = {"highest": AUTO, "high": cuda_name("high"), "medium": cuda_name("medium")}
+    return {
+        precision: figures[name]["milliseconds"]
+        for precision, name in names.items()
+        if "milliseconds" in figures.get(name, {})
+    }
+
+
+def bars(results: list[dict[str, Any]], on_gpu: bool) -> list[Bar]:
+    """What ``auto`` has to reach; times only at the size that they are set for, on a GPU."""
+    found = []
+    for result in results:
+        units, figures = result["units"], result["contenders"]
+        at_bar = (result["steps"], result["batch"]) == (BARRED_STEPS, BARRED_BATCH)
+        if on_gpu and at_bar and units in BARRED_MILLISECONDS:
+            own, limit = figures[AUTO].get("milliseconds"), BARRED_MILLISECONDS[units]
+            lstm = figures.get(LSTM, {}).get("ratio")
+            published = figures.get(PUBLISHED, {}).get("ratio")
+            found += [
+                Bar(f"{units} units: ms", "at most", limit, own),
+                Bar(f"{units} units: time over {LSTM}'s", "at most", 1.0, lstm and 1 / lstm),
+                Bar(f"{units} units: published over ours", "at least", BARRED_SPEEDUP, published),
+            ]
+        own = figures[AUTO]
+        found += [
+            Bar(
+                f"{units} units: error of outputs",
+                "at most",
+                BARRED_OUTPUT_ERROR,
+                own.get("output_error"),
+            ),
+            Bar(
+                f"{units} units: error of the worst gradient",
+                "at most",
+                BARRED_GRADIENT_ERROR,
+                own.get("gradient_error"),
+            ),
+        ]
     return found
 
 
-class LastState(nn.Module):
-    """The last layer's last hidden state of a sequence module."""
-
-    def __init__(self, rnn: nn.Module) -> None:
-        super().__init__()
-        self.rnn = rnn
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.rnn(x)[1][0][-1]
-
-
-class PublishedLoop(nn.Module):
-    """The authors' cell in the loop of their training script."""
-
-    def __init__(self, units: int, directory: Path, max_steps: dict[str, float]) -> None:
-        super().__init__()
-        sys.path.insert(0, str(directory))
-        from models.dynamical.rnnCell import rnnCell
-
-        steps = {f"dt_tau_max_{name}": value for name, value in max_steps.items()}
-        self.cell = rnnCell(1, units, **steps)
-        self.start = [torch.rand(units) for _ in range(3)]
-
-    def forward(self, x: Tensor) -> Tensor:
-        y, a, b = (part.repeat(x.shape[1], 1) for part in self.start)
-        b0 = torch.ones_like(y)
-        for row in x:
-            y, a, b0, b = self.cell(row, y, a, b0, b)
-        return y
-
-
-def train_step(module: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    module(x).square().mean().backward()
-
-
-def measure_time(units: int, arguments: argparse.Namespace) -> dict[str, object]:
-    modules = contenders(units, arguments.published)
-    x = torch.rand(arguments.steps, arguments.batch, 1)
-    seconds: dict[str, list[float]] = {name: [] for name in modules}
-    for module in modules.values():
-        train_step(module, x)
-    for _ in range(arguments.rounds):
-        for name, module in modules.items():
-            start = time.perf_counter()
-            train_step(module, x)
-            seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratios = {name: medians["fused"] / value for name, value in medians.items() if name != "fused"}
-    for name, value in medians.items():
-        ratio = f"  fused / {name}: {ratios[name]:.3f}" if name in ratios else ""
-        print(f"{units:4d} units  {name:10s} {1e3 * value / arguments.steps:6.3f} ms/step{ratio}")
-    return {
-        "ms_per_step": {name: 1e3 * value / arguments.steps for name, value in medians.items()},
-        "fused_over": ratios,
-        "seconds": seconds,
-    }
-
-
-def measure_memory(units: int, arguments: argparse.Namespace) -> dict[str, object]:
-    x = torch.rand(arguments.memory_steps, arguments.batch, 1)
-    peaks = {}
-    for name, module in contenders(units, arguments.published).items():
-        train_step(module, x[:2])
-        peaks[name] = peak_bytes(lambda module=module: train_step(module, x), "cpu")
-        print(f"{units:4d} units  {name:10s} peak {peaks[name] / 2**20:8.0f} MiB")
-    ratios = {name: peaks["fused"] / peak for name, peak in peaks.items() if name != "fused"}
-    print("  " + ", ".join(f"fused / {name}: {value:.3f}" for name, value in ratios.items()))
-    return {"steps": arguments.memory_steps, "peak_bytes": peaks, "fused_over": ratios}
+def main(options: Options) -> int:
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    report = Report("sequence", options)
+    rates = report.attempt("rates of the device", lambda: measure_rates(options.device))
+    report.add(rates=rates and vars(rates))
+    for units in options.hidden_sizes:
+        report.attempt(f"{units} units", partial(measure, units, rates, options, report))
+    checked = bars(report.record.get("results", []), options.device.startswith("cuda"))
+    report.add(bars=[bar.record() for bar in checked])
+    print(f"\n{bar_table(checked)}")
+    return report.close()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(tyro.cli(Options, description=__doc__)))
