@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from _output import machine, save_json, write_json
 
-__all__ = ["Report", "results_file"]
+__all__ = ["RESULTS", "Report", "results_file"]
 
 T = TypeVar("T")
 RESULTS = Path(__file__).parent / "results"

@@ -42,6 +42,8 @@ from _sequences import AUTO, LSTM, PUBLISHED, Entry, cuda_name, entries
 from _timing import clock_for
 from torch import Tensor
 
+from recurrent import ORGaNICsRNN
+
 INPUT_SIZE = 1
 GPU_STEPS, CPU_STEPS = 784, 98
 BARRED_BATCH, BARRED_STEPS = 256, 784
@@ -100,7 +102,8 @@ def measure(units: int, rates: Rates | None, options: Options, report: Report) -
             figures[name]["ratio"] = timed.median_total / times[AUTO].median_total
     report.add()
 
-    for name, error in accuracy(found, label, options, report).items():
+    ran = [entry for entry in found if entry.contender.name in times]
+    for name, error in accuracy(ran, label, options, report).items():
         figures[name] |= {"output_error": error.outputs, "gradient_errors": error.gradients}
         figures[name]["worst_gradient"], figures[name]["gradient_error"] = error.worst_gradient
     report.add()
@@ -108,10 +111,10 @@ def measure(units: int, rates: Rates | None, options: Options, report: Report) -
     if options.memory_steps:
         long = torch.rand(options.memory_steps, batch, INPUT_SIZE, generator=generator)
         long = long.to(options.device)
-        for contender in contenders:
-            measured = partial(peak_memory, contender, long, options.device)
+        for contender, _ in ran:
             figures[contender.name]["peak_bytes"] = report.attempt(
-                f"{label}: memory of {contender.name}", measured
+                f"{label}: memory of {contender.name}",
+                partial(peak_memory, contender, long, options.device),
             )
     print(f"\n{label}, {steps} steps, batch {batch}; peak memory for {options.memory_steps} steps")
     print(result_table(figures))
@@ -125,22 +128,25 @@ def measure(units: int, rates: Rates | None, options: Options, report: Report) -
 
 def accuracy(found: list[Entry], label: str, options: Options, report: Report) -> dict[str, Errors]:
     """Errors of ours, by name."""
-    ours = {entry.contender.name: entry for entry in found if entry.rnn is not None}
-    rnn = ours[AUTO].rnn
-    assert rnn is not None
+    ours = {contender: rnn for contender, rnn in found if rnn is not None}
+    if not ours:
+        return {}
+    # Their parameters are the same.
+    rnn = next(iter(ours.values()))
     probe = Probe.draw(rnn, options.timed_steps, options.batch, options.seed + 1)
-    truth = report.attempt(f"{label}: float64", lambda: exact(rnn, probe))
+    truth = report.attempt(f"{label}: float64", partial(exact, rnn, probe))
     if truth is None:
         return {}
 
-    def compare(entry: Entry) -> Errors:
-        assert entry.rnn is not None
-        with entry.contender.mode():
-            return errors(derivatives(entry.rnn, probe), truth)
+    def compare(contender: Contender, rnn: ORGaNICsRNN) -> Errors:
+        with contender.mode():
+            return errors(derivatives(rnn, probe), truth)
 
     compared = {
-        name: report.attempt(f"{label}: accuracy of {name}", partial(compare, entry))
-        for name, entry in ours.items()
+        contender.name: report.attempt(
+            f"{label}: accuracy of {contender.name}", partial(compare, contender, rnn)
+        )
+        for contender, rnn in ours.items()
     }
     return {name: error for name, error in compared.items() if error is not None}
 
