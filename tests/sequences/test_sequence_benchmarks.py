@@ -49,11 +49,16 @@ def test_sequence(run):
 
 
 def test_contender_that_fails_costs_nothing_but_its_own_figures(run, tmp_path):
-    status, report = run("sequence.py", *SMALL, "--memory-steps", "0", "--published", str(tmp_path))
+    status, report = run(
+        "sequence.py",
+        *SMALL,
+        *("--memory-steps", "0", "--without", "fused", "--published", str(tmp_path)),
+    )
     assert status == 1
     assert list(report["failures"]) == ["4 units: published"]
     assert "models" in report["failures"]["4 units: published"]
     figures = report["results"][0]["contenders"]
+    assert "fused" not in figures
     assert "milliseconds" not in figures["published"]
     assert all("milliseconds" in figures[name] for name in ("auto", "reference", "nn.LSTM"))
 
