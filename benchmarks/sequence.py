@@ -28,7 +28,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -39,7 +39,7 @@ from _memory import peak_bytes
 from _output import table
 from _race import Contender, Pace, race, run_step
 from _report import Report
-from _sequences import AUTO, LSTM, PUBLISHED, Entry, cuda_name, entries
+from _sequences import AUTO, LSTM, PUBLISHED, cuda_name, entries
 from _timing import clock_for
 from torch import Tensor
 
@@ -67,7 +67,7 @@ class Options:
     """Checkout of the authors' repository."""
     without: tuple[str, ...] = ()
     """Contenders to leave out: a kernel that breaks the device would end all that come after it."""
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     threads: int | None = None
     """Threads of torch; its own default if left out."""
     seed: int = 0
@@ -76,92 +76,116 @@ class Options:
 
     @property
     def timed_steps(self) -> int:
-        on_gpu = self.device.startswith("cuda")
-        return self.steps or (GPU_STEPS if on_gpu else CPU_STEPS)
+        return self.steps or (GPU_STEPS if self.device == "cuda" else CPU_STEPS)
 
 
-def measure(units: int, rates: Rates | None, options: Options, report: Report) -> None:
-    """All figures of one hidden size: added to the report, and printed."""
-    label, steps, batch = f"{units} units", options.timed_steps, options.batch
-    generator = torch.Generator().manual_seed(options.seed)
-    weights = torch.randn(batch, units, generator=generator).to(options.device)
-    x = torch.rand(steps, batch, INPUT_SIZE, generator=generator).to(options.device)
-    found = [
-        entry
-        for entry in entries(units, weights, options.published, options.seed)
-        if entry.contender.name not in options.without
-    ]
-    contenders = [entry.contender for entry in found]
-    figures: dict[str, dict[str, Any]] = {
-        contender.name: {"setting": contender.setting} for contender in contenders
-    }
-    result = {"units": units, "steps": steps, "batch": batch, "contenders": figures}
-    results = report.record.setdefault("results", [])
-    results.append(result)
+class Measurement:
+    """The figures of one hidden size, added to the report part by part.
 
-    pace = Pace(options.rounds)
-    times = race(
-        contenders, x, clock_for(options.device), pace, report.attempt, label, options.seed
-    )
-    for name, timed in times.items():
-        figures[name] |= timed.record()
-        if AUTO in times:
-            figures[name]["ratio"] = timed.median_total / times[AUTO].median_total
-    report.add()
+    Args:
+        units: The hidden size.
+        options: The command line.
+        report: Gets the figures, and what failed.
+    """
 
-    ran = [entry for entry in found if entry.contender.name in times]
-    for name, error in accuracy(ran, label, options, report).items():
-        figures[name] |= {"output_error": error.outputs, "gradient_errors": error.gradients}
-        figures[name]["worst_gradient"], figures[name]["gradient_error"] = error.worst_gradient
-    report.add()
+    def __init__(self, units: int, options: Options, report: Report) -> None:
+        self.units, self.options, self.report = units, options, report
+        self.label = f"{units} units"
+        generator = torch.Generator().manual_seed(options.seed)
+        weights = torch.randn(options.batch, units, generator=generator).to(options.device)
+        self.entries = [
+            entry
+            for entry in entries(units, weights, options.published, options.seed)
+            if entry.contender.name not in options.without
+        ]
+        self.figures: dict[str, dict[str, Any]] = {
+            contender.name: {"setting": contender.setting} for contender, _ in self.entries
+        }
+        self.result: dict[str, Any] = {
+            "units": units,
+            "steps": options.timed_steps,
+            "batch": options.batch,
+            "contenders": self.figures,
+        }
+        report.record.setdefault("results", []).append(self.result)
 
-    if options.memory_steps:
-        long = torch.rand(options.memory_steps, batch, INPUT_SIZE, generator=generator)
-        long = long.to(options.device)
-        for contender, _ in ran:
-            figures[contender.name]["peak_bytes"] = report.attempt(
-                f"{label}: memory of {contender.name}",
-                partial(peak_memory, contender, long, options.device),
-            )
-    print(f"\n{label}, {steps} steps, batch {batch}; peak memory for {options.memory_steps} steps")
-    print(result_table(figures, steps))
-    print(report.failed(label))
-    if rates is not None:
-        work = sequence_work(units, batch, steps, INPUT_SIZE)
-        result["floor"] = work.record(rates)
-        print(floor_table(work, rates, by_precision(figures)))
-    report.add()
-
-
-def accuracy(found: list[Entry], label: str, options: Options, report: Report) -> dict[str, Errors]:
-    """Errors of ours, by name."""
-    ours = {contender: rnn for contender, rnn in found if rnn is not None}
-    if not ours:
-        return {}
-    # Their parameters are the same.
-    rnn = next(iter(ours.values()))
-    probe = Probe.draw(rnn, options.timed_steps, options.batch, options.seed + 1)
-    truth = report.attempt(f"{label}: float64", partial(exact, rnn, probe))
-    if truth is None:
-        return {}
-
-    def compare(contender: Contender, rnn: ORGaNICsRNN) -> Errors:
-        with contender.mode():
-            return errors(derivatives(rnn, probe), truth)
-
-    compared = {
-        contender.name: report.attempt(
-            f"{label}: accuracy of {contender.name}", partial(compare, contender, rnn)
+    def run(self, rates: Rates | None) -> None:
+        """Measure and print everything; contenders that cannot be timed are left at that."""
+        for part in (self.time, self.compare_with_double, self.measure_memory):
+            part()
+            self.report.add()
+        steps, batch, longer = (
+            self.options.timed_steps,
+            self.options.batch,
+            self.options.memory_steps,
         )
-        for contender, rnn in ours.items()
-    }
-    return {name: error for name, error in compared.items() if error is not None}
+        print(f"\n{self.label}, {steps} steps, batch {batch}; peak memory for {longer} steps")
+        print(result_table(self.figures, steps))
+        print(self.report.failed(self.label))
+        if rates is not None:
+            work = sequence_work(self.units, batch, steps, INPUT_SIZE)
+            self.result["floor"] = work.record(rates)
+            print(floor_table(work, rates, by_precision(self.figures)))
+        self.report.add()
 
+    def time(self) -> None:
+        contenders = [entry.contender for entry in self.entries]
+        x, clock = self._input(self.options.timed_steps), clock_for(self.options.device)
+        pace, seed = Pace(self.options.rounds), self.options.seed
+        times = race(contenders, x, clock, pace, self.report.attempt, self.label, seed)
+        for name, timed in times.items():
+            self.figures[name] |= timed.record()
+            if AUTO in times:
+                self.figures[name]["ratio"] = timed.median_total / times[AUTO].median_total
+        self.entries = [entry for entry in self.entries if entry.contender.name in times]
 
-def peak_memory(contender: Contender, x: Tensor, device: str) -> int:
-    """Peak memory of preparing a step and running it once."""
-    with contender.mode():
-        return peak_bytes(lambda: run_step(contender.prepare(x)), device)
+    def compare_with_double(self) -> None:
+        ours = [(contender, rnn) for contender, rnn in self.entries if rnn is not None]
+        if not ours:
+            return
+        # Their parameters are the same.
+        _, any_rnn = ours[0]
+        steps, batch, seed = self.options.timed_steps, self.options.batch, self.options.seed
+        probe = Probe.draw(any_rnn, steps, batch, seed + 1)
+        truth = self.report.attempt(f"{self.label}: float64", partial(exact, any_rnn, probe))
+        if truth is None:
+            return
+
+        def compare(contender: Contender, rnn: ORGaNICsRNN) -> Errors:
+            with contender.mode():
+                return errors(derivatives(rnn, probe), truth)
+
+        for contender, rnn in ours:
+            what = f"{self.label}: accuracy of {contender.name}"
+            found = self.report.attempt(what, partial(compare, contender, rnn))
+            if found is not None:
+                name, worst = found.worst_gradient
+                self.figures[contender.name] |= {
+                    "output_error": found.outputs,
+                    "gradient_error": worst,
+                    "worst_gradient": name,
+                    "gradient_errors": found.gradients,
+                }
+
+    def measure_memory(self) -> None:
+        if not self.options.memory_steps:
+            return
+        x = self._input(self.options.memory_steps)
+
+        def measure(contender: Contender) -> int:
+            with contender.mode():
+                return peak_bytes(lambda: run_step(contender.prepare(x)), self.options.device)
+
+        for contender, _ in self.entries:
+            what = f"{self.label}: memory of {contender.name}"
+            peak = self.report.attempt(what, partial(measure, contender))
+            self.figures[contender.name]["peak_bytes"] = peak
+
+    def _input(self, steps: int) -> Tensor:
+        """Uniform in (0, 1), ``(steps, B, 1)``."""
+        generator = torch.Generator().manual_seed(self.options.seed)
+        x = torch.rand(steps, self.options.batch, INPUT_SIZE, generator=generator)
+        return x.to(self.options.device)
 
 
 def result_table(figures: dict[str, dict[str, Any]], steps: int) -> str:
@@ -244,8 +268,10 @@ def main(options: Options) -> int:
     rates = report.attempt("rates of the device", lambda: measure_rates(options.device))
     report.add(rates=rates and vars(rates))
     for units in options.hidden_sizes:
-        report.attempt(f"{units} units", partial(measure, units, rates, options, report))
-    checked = bars(report.record.get("results", []), options.device.startswith("cuda"))
+        report.attempt(
+            f"{units} units", lambda units=units: Measurement(units, options, report).run(rates)
+        )
+    checked = bars(report.record.get("results", []), options.device == "cuda")
     report.add(bars=[bar.record() for bar in checked])
     print(f"\n{bar_table(checked)}")
     return report.close()

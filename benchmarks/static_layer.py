@@ -35,34 +35,29 @@ is 1. The figures are written after each part.
     python benchmarks/static_layer.py [--published DIR] [--device cuda] [--out static_layer.json]
 """
 
-import copy
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import torch
 import tyro
 from _bars import Bar, bar_table
+from _contestants import OURS, PUBLISHED, UNCHECKED, Field, enter
 from _floor import Rates, floor_table, measure_rates, static_work
 from _layer import initial_layer, synthetic_layer, trained_layer
 from _memory import peak_bytes
 from _output import table
-from _peers import Peer, Reference, Tensors, circuit_tensors, rates_of, tune
-from _race import Contender, Pace, Step, gradient_step, race
+from _peers import Reference, Tensors, circuit_tensors
+from _race import Pace, race
 from _report import Report
 from _timing import clock_for
 from torch import Tensor
-from tqdm import tqdm
 
 from deq_organics import Circuit, ORGaNICsDEQ
 
 TARGET = 1e-6
-OURS = "deq_organics"
-UNCHECKED = f"{OURS}, check_stability=False"
-PUBLISHED = "published"
 BARRED_SIZE, BARRED_BATCH = 80, 256
 BARRED_OVER_PUBLISHED, BARRED_OVER_TORCHDEQ = 50.0, 5.0
 WEIGHTS = Path(__file__).parents[1] / "examples/weights/static_mnist/80-80.safetensors"
@@ -78,7 +73,7 @@ class Options:
     """Trained weights, a safetensors file written by examples/static_mnist.py."""
     published: Path | None = None
     """Checkout of the authors' repository."""
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     threads: int | None = None
     """Threads of torch; its own default if left out."""
     normalized: bool = True
@@ -90,126 +85,6 @@ class Options:
     """JSON file for the figures; on a GPU benchmarks/results/static_layer-NAME.json if left out."""
 
 
-@dataclass(frozen=True)
-class Contestant:
-    """Something that computes rates from the input and is differentiated by its parameters."""
-
-    name: str
-    setting: str
-    rates: Callable[[Tensor], Tensor]
-    parameters: list[Tensor]
-    residual: float
-    gradient_error: float | None
-
-    def contender(self, weights: Tensor) -> Contender:
-        """For the race: a randomly weighted sum of the rates, and its gradients."""
-
-        def prepare(x: Tensor) -> Step:
-            return gradient_step(lambda: self.rates(x), weights, [*self.parameters, x])
-
-        return Contender(self.name, prepare, self.setting)
-
-
-class Field(NamedTuple):
-    """What is solved: a layer with one set of weights, and its input."""
-
-    label: str
-    layer: ORGaNICsDEQ
-    x: Tensor
-    at_initialisation: bool
-    """Whether ``Wr = I``, where the closed form is a solution."""
-
-
-def ours(layer: ORGaNICsDEQ, reference: Reference) -> list[Contestant]:
-    accuracy = reference.library(layer.tol)
-    setting = f"solver {layer.solver}, tol {layer.tol:g}"
-    unchecked = copy.deepcopy(layer)
-    unchecked.check_stability = False
-    return [
-        Contestant(name, setting, entry, list(entry.parameters()), *accuracy)
-        for name, entry in ((OURS, layer), (UNCHECKED, unchecked))
-    ]
-
-
-def from_peer(peer: Peer, layer: ORGaNICsDEQ, reference: Reference, suffix: str) -> Contestant:
-    solver = peer.build()
-    accuracy = reference.measure(solver)
-
-    def rates(x: Tensor) -> Tensor:
-        return rates_of(solver(circuit_tensors(layer, x))[0])
-
-    setting = f"{peer.setting} ({solver.iterations} iterations)"
-    return Contestant(peer.name + suffix, setting, rates, list(layer.parameters()), *accuracy)
-
-
-def published(path: Path, layer: ORGaNICsDEQ, x: Tensor, reference: Reference) -> Contestant:
-    """The authors' layer with our layer's weights."""
-    if str(path) not in sys.path:
-        sys.path.insert(0, str(path))
-    from models.fixed_point.ff import ff  # type: ignore[import-not-found]
-
-    free: Any = layer.parametrizations
-    net = ff(layer.input_size, layer.hidden_size, Wr_identity=False)
-    with torch.no_grad():
-        net.Wzx.copy_(layer.input_weight)
-        net.Wbx.copy_(layer.gain_weight)
-        net.b0.copy_(free.baseline_gain.original)
-        net.log_Way.copy_(free.normalization_weight.original)
-        net.Wr.parametrizations.weight.original.copy_(layer.recurrent_weight)
-    net = net.to(x.device).train()
-    with torch.no_grad():
-        # Training mode runs power iterations: let them find the largest singular value.
-        for _ in range(20):
-            net(x)
-        z = torch.nn.functional.linear(x, net.Wzx)
-        z = z / z.norm(dim=1, keepdim=True)
-        y, a = net.steady_state(x, net.B1(x), net.B0(), z)
-    parameters = [part for part in net.parameters() if part.requires_grad]
-    residual = reference.residual(y, a)
-    setting = f"{net.num_iterations} iterations, other equations"
-    return Contestant(PUBLISHED, setting, net, parameters, residual, None)
-
-
-def enter(
-    field: Field, reference: Reference, options: Options, report: Report
-) -> tuple[list[Contestant], dict[str, float]]:
-    """All contestants that are ready, ours first, and the best residual of those out of reach."""
-    label, layer, x, at_initialisation = field
-
-    def attempt(what: str, action: Callable[[], Any]) -> Any:
-        return report.attempt(f"{label}: {what}", action)
-
-    contestants: list[Contestant] = attempt(OURS, partial(ours, layer, reference)) or []
-    errors = [contestant.gradient_error or 0.0 for contestant in contestants]
-    gradient_target = max(TARGET, *errors)
-    races: list[tuple[str, str, tuple[str, ...], tuple[str, ...] | None]] = [
-        ("", "circuit", ("rest",) if at_initialisation else ("rest", "closed form"), None)
-    ]
-    if at_initialisation:
-        races.append((" (at the solution)", "circuit", ("closed form",), ("fixed_point_iter",)))
-    if options.normalized:
-        races.append((" on the normalized map", "normalized", ("zero",), None))
-    unreached: dict[str, float] = {}
-    for suffix, map_name, starts, solvers in tqdm(
-        races, desc=f"{label}: tuning", unit="map", disable=None
-    ):
-        chosen = {} if solvers is None else {"solvers": solvers}
-        clock = clock_for(options.device)
-        peers, missed = tune(
-            map_name, starts, reference, TARGET, gradient_target, clock, attempt, **chosen
-        )
-        for peer in peers:
-            entered = attempt(
-                f"{peer.name}{suffix}", partial(from_peer, peer, layer, reference, suffix)
-            )
-            contestants += [] if entered is None else [entered]
-        unreached |= {f"torchdeq {name}{suffix}": best for name, best in missed.items()}
-    if options.published is not None:
-        theirs = attempt(PUBLISHED, partial(published, options.published, layer, x, reference))
-        contestants += [] if theirs is None else [theirs]
-    return contestants, unreached
-
-
 def compare(field: Field, rates: Rates | None, options: Options, report: Report) -> None:
     """Tune, race and print all contestants with one set of weights."""
     label, layer, x, _ = field
@@ -218,17 +93,19 @@ def compare(field: Field, rates: Rates | None, options: Options, report: Report)
     weights = weights.to(options.device)
     with torch.no_grad():
         tensors = circuit_tensors(layer, x)
-    contestants, unreached = enter(field, Reference(tensors, weights), options, report)
-    contenders = [contestant.contender(weights) for contestant in contestants]
-    times = race(
-        contenders,
-        x,
-        clock_for(options.device),
-        Pace(options.rounds),
-        report.attempt,
-        label,
-        options.seed,
+    clock = clock_for(options.device)
+    contestants, unreached = enter(
+        field,
+        Reference(tensors, weights),
+        TARGET,
+        clock,
+        lambda what, action: report.attempt(f"{label}: {what}", action),
+        normalized=options.normalized,
+        published_code=options.published,
     )
+    contenders = [contestant.contender(weights) for contestant in contestants]
+    pace = Pace(options.rounds)
+    times = race(contenders, x, clock, pace, report.attempt, label, options.seed)
     figures = []
     for contestant in contestants:
         figure: dict[str, Any] = {
@@ -314,7 +191,7 @@ def ratio_of_torchdeq(figures: list[dict[str, Any]]) -> float | None:
 def bars(results: list[dict[str, Any]], options: Options) -> list[Bar]:
     """What the layer has to reach on a GPU, at the size that the bars are set for."""
     at_bar = (options.hidden_size, options.batch) == (BARRED_SIZE, BARRED_BATCH)
-    if not (at_bar and options.device.startswith("cuda")):
+    if not (at_bar and options.device == "cuda"):
         return []
     found = []
     for result in results:
