@@ -68,9 +68,9 @@ class Pace:
     """How often contenders are timed."""
 
     rounds: int
-    fewest: int = 5
+    fewest: int = 3
     """Rounds of the slowest contenders (at most ``rounds``)."""
-    seconds: float = 10.0
+    seconds: float = 6.0
     """A contender that needs longer for all rounds takes part in fewer."""
     shortest: float = 0.01
     """Seconds of a timing at least."""
