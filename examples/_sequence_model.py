@@ -139,14 +139,19 @@ class Classifier(nn.Module):
 
     def outputs(self, images: Tensor) -> Tensor:
         """Maps images `(N, 28, 28)` to the layer's output after every step, `(T, N, n)`."""
-        if isinstance(self.rnn, nn.LSTM):
-            return self.rnn(self.sequences(images))[0]
-        state = self.first_state.unsqueeze(1).expand(-1, len(images), -1)
-        return self.rnn(self.sequences(images), State(*state.unsqueeze(1)))[0]
+        return self._run(images)[0]
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images `(N, 28, 28)` to scores `(N, 10)`."""
-        return self.readout(self.outputs(images)[-1])
+        # Of the last state: the last of all outputs would get a gradient for each of them.
+        return self.readout(self._run(images)[1][0][-1])
+
+    def _run(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """All outputs, and the last state, the output `(1, N, n)` first."""
+        if isinstance(self.rnn, nn.LSTM):
+            return self.rnn(self.sequences(images))
+        state = self.first_state.unsqueeze(1).expand(-1, len(images), -1)
+        return self.rnn(self.sequences(images), State(*state.unsqueeze(1)))
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -180,7 +180,7 @@ class _Trainer:
                 f"{processes} processes; expected an image for each process in every batch"
             )
         self.model = model.to(accelerator.device)
-        self.average = AveragedModel(self.model, multi_avg_fn=_average(recipe.ema_decay))
+        self.average = AveragedModel(self.model, multi_avg_fn=self._average)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.model, recipe.weight_decay), lr=recipe.learning_rate, fused=True
         )
@@ -312,6 +312,13 @@ class _Trainer:
         self.epoch, self.seconds = checkpoint.epoch, checkpoint.seconds
         self.best, self.history = checkpoint.best, checkpoint.history
 
+    def _average(self, averages: Any, values: Any, _: Tensor | int) -> None:
+        """The rule of the averaged weights: young averages forget their start faster."""
+        # The argument is a copy on the device, whose value would have to be waited for.
+        updates = int(self.average.n_averaged)
+        young = (1 + updates) / (10 + updates)
+        get_ema_multi_avg_fn(min(self.recipe.ema_decay, young))(averages, values, updates)
+
     def _seconds(self) -> float:
         return self.seconds + time.perf_counter() - self.started
 
@@ -342,16 +349,6 @@ class _Watched:
             "gradient_norm": sum(norms) / len(norms),
             "largest_gradient_norm": max(norms),
         }
-
-
-def _average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
-    """The averaging rule for `AveragedModel`: young averages forget their start faster."""
-
-    def update(averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor | int) -> None:
-        young = (1 + int(updates)) / (10 + int(updates))
-        get_ema_multi_avg_fn(min(decay, young))(averages, values, updates)
-
-    return update
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
