@@ -10,6 +10,8 @@ from torch import Tensor
 from ..folding import Folded
 
 __all__ = [
+    "ADJOINT_TILES",
+    "FORWARD_TILES",
     "LARGEST_HIDDEN_SIZE",
     "Precision",
     "Tile",
@@ -78,15 +80,15 @@ def _shared_memory(device: torch.device) -> int:
 
 # Chosen by what the compiler makes of them: no registers spilled or few, and as many products at a
 # time as registers and shared memory hold. The adjoint has more state than the circuit.
-_FORWARD = {
+FORWARD_TILES = {
     16: Tile(16, 16, 16, group=6, warps=1),
     32: Tile(32, 32, 32, group=6, warps=2),
     64: Tile(64, 64, 64, group=6, warps=4),
     128: Tile(128, 128, 64, group=3, warps=8),
     256: Tile(256, 256, 64, group=1, warps=16),
 }
-_ADJOINT = {**_FORWARD, 64: Tile(64, 64, 64, group=3, warps=4)}
-LARGEST_HIDDEN_SIZE = max(_FORWARD)
+ADJOINT_TILES = {**FORWARD_TILES, 64: Tile(64, 64, 64, group=3, warps=4)}
+LARGEST_HIDDEN_SIZE = max(FORWARD_TILES)
 _MOST_STAGES = 4
 # For operands of the state, and for moving tiles between layouts.
 _OTHER_SHARED_MEMORY = 24 * 1024
@@ -94,16 +96,16 @@ _OTHER_SHARED_MEMORY = 24 * 1024
 
 def forward_tile(neurons: int) -> Tile:
     """The tile in which a layer of that many neurons is stepped."""
-    return _FORWARD[_padded(neurons)]
+    return FORWARD_TILES[_padded(neurons)]
 
 
 def adjoint_tile(neurons: int) -> Tile:
     """The tile in which its adjoint is."""
-    return _ADJOINT[_padded(neurons)]
+    return ADJOINT_TILES[_padded(neurons)]
 
 
 def _padded(neurons: int) -> int:
-    return max(min(_FORWARD), 1 << (neurons - 1).bit_length())
+    return max(min(FORWARD_TILES), 1 << (neurons - 1).bit_length())
 
 
 def chosen_precision() -> Precision:
