@@ -51,8 +51,8 @@ class Tile:
         self, weights: Folded, precision: Precision, device: torch.device
     ) -> dict[str, Any]:
         """The kernels' constants that describe the tile, and the options of their launch."""
-        products = (2 if weights.gates is None else 6) - int(weights.identity)
-        blocks = products * (self.padded // self.rows) * (self.padded // self.columns)
+        blocks = (self.padded // self.rows) * (self.padded // self.columns)
+        blocks *= len(_matrices(weights))
         block_bytes = self.rows * self.columns * precision.dtype.itemsize
         fitting = max(1, (_shared_memory(device) - _OTHER_SHARED_MEMORY) // block_bytes)
         largest = math.gcd(self.group, blocks)
@@ -121,22 +121,25 @@ def chosen_precision() -> Precision:
 
 
 def pack(weights: Folded, tile: Tile, dtype: torch.dtype, *, transpose: bool) -> Tensor:
-    """``Wr``, ``W``, ``Wby``, ``Wba``, ``Wb0y``, ``Wb0a`` or their transposes, block by block.
+    """``W``, ``Wby``, ``Wba``, ``Wb0y``, ``Wb0a``, ``Wr`` or their transposes, block by block.
 
-    Returns ``(6, padded / rows, padded / columns, rows, columns)``, padded with zeros. A matrix
-    that the circuit lacks is not written: no kernel reads it.
+    Returns ``(matrices, padded / rows, padded / columns, rows, columns)``, padded with zeros, of
+    those matrices that the circuit has.
     """
-    n = weights.normalization_weight.shape[-1]
-    size, rows, columns = tile.padded, tile.rows, tile.columns
-    like = weights.normalization_weight
-    packed = torch.zeros(6, size, size, dtype=dtype, device=like.device)
-    matrices = {1: weights.normalization_weight}
-    if not weights.identity:
-        matrices[0] = weights.recurrent_weight
+    matrices = _matrices(weights)
+    n, size = weights.normalization_weight.shape[-1], tile.padded
+    packed = matrices[0].new_zeros(len(matrices), size, size, dtype=dtype)
+    for place, matrix in zip(packed, matrices, strict=True):
+        place[:n, :n] = matrix.mT if transpose else matrix
+    blocks = (size // tile.rows, tile.rows, size // tile.columns, tile.columns)
+    return packed.view(len(matrices), *blocks).transpose(2, 3).contiguous()
+
+
+def _matrices(weights: Folded) -> list[Tensor]:
+    found = [weights.normalization_weight]
     if weights.gates is not None:
-        matrices |= {2: weights.gates.weight_y[:n], 4: weights.gates.weight_y[n:]}
-        matrices |= {3: weights.gates.weight_a[:n], 5: weights.gates.weight_a[n:]}
-    for index, matrix in matrices.items():
-        packed[index, :n, :n] = matrix.mT if transpose else matrix
-    blocks = packed.view(6, size // rows, rows, size // columns, columns).transpose(2, 3)
-    return blocks.contiguous()
+        of_y, of_a = weights.gates.weight_y.chunk(2), weights.gates.weight_a.chunk(2)
+        found += [of_y[0], of_a[0], of_y[1], of_a[1]]
+    if not weights.identity:
+        found.append(weights.recurrent_weight)
+    return found
