@@ -33,10 +33,10 @@ class Folded(NamedTuple):
     """``k_y Wr``, ``(n, n)``; ``k_y``, ``(n,)``, for the identity."""
     normalization_weight: Tensor
     """``k_a W``, ``(n, n)``."""
-    keep_y: Tensor
-    """``1 - k_y``, ``(n,)``."""
-    keep_a: Tensor
-    """``1 - k_a``, ``(n,)``."""
+    step_y: Tensor
+    """``k_y``, ``(n,)``."""
+    step_a: Tensor
+    """``k_a``, ``(n,)``."""
     semisaturation: Tensor
     """``c = k_a sigma^2``, ``(n,)``."""
     gates: Gates | None
@@ -50,8 +50,8 @@ class Folded(NamedTuple):
     @staticmethod
     def of(flat: Sequence[Tensor]) -> "Folded":
         """The inverse of :meth:`flat`."""
-        wzx, wr, w, keep_y, keep_a, semisaturation, *gates = flat
-        return Folded(wzx, wr, w, keep_y, keep_a, semisaturation, Gates(*gates) if gates else None)
+        wzx, wr, w, step_y, step_a, semisaturation, *gates = flat
+        return Folded(wzx, wr, w, step_y, step_a, semisaturation, Gates(*gates) if gates else None)
 
     @property
     def identity(self) -> bool:
@@ -71,8 +71,8 @@ def fold(parameters: Parameters) -> Folded:
         k_y.unsqueeze(-1) * parameters.input_weight,
         k_y if recurrent is None else k_y.unsqueeze(-1) * recurrent,
         k_a.unsqueeze(-1) * parameters.normalization_weight,
-        1.0 - k_y,
-        1.0 - k_a,
+        k_y,
+        k_a,
         k_a * parameters.semisaturation.square(),
         gates,
     )

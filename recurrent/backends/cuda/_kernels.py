@@ -19,8 +19,8 @@ __all__ = ["adjoint_kernel", "sequence_kernel"]
 @triton.jit(do_not_specialize=["steps", "samples"])
 def sequence_kernel(
     weights,
-    keep_y,
-    keep_a,
+    step_y,
+    step_a,
     semisaturation,
     gate_step,
     y_state,
@@ -59,12 +59,12 @@ def sequence_kernel(
     a = tl.load(a_state + spot, inside, 0.0)
     b = tl.load(gain_state + gate_spot, inside, 0.0)
     b0 = tl.load(gain_state + gate_spot + neurons, inside, 0.0)
-    kept_y = tl.load(keep_y + neuron, neuron < neurons, 0.0)[:, None]
-    kept_a = tl.load(keep_a + neuron, neuron < neurons, 0.0)[:, None]
+    k_y = tl.load(step_y + neuron, neuron < neurons, 0.0)[:, None]
+    k_a = tl.load(step_a + neuron, neuron < neurons, 0.0)[:, None]
     baseline = tl.load(semisaturation + neuron, neuron < neurons, 0.0)[:, None]
     if DYNAMIC:
-        step_b = tl.load(gate_step + neuron, neuron < neurons, 0.0)[:, None]
-        step_b0 = tl.load(gate_step + neurons + neuron, neuron < neurons, 0.0)[:, None]
+        k_b = tl.load(gate_step + neuron, neuron < neurons, 0.0)[:, None]
+        k_b0 = tl.load(gate_step + neurons + neuron, neuron < neurons, 0.0)[:, None]
     zero = tl.full((PADDED, SAMPLES), 0.0, tl.float32)
     u, pool, from_b, from_b0 = zero, zero, zero, zero
     drive, gate_b, gate_b0 = zero, zero, zero
@@ -101,13 +101,14 @@ def sequence_kernel(
                 from_b0 += tl.where((product == 3) | (product == 4), part, 0.0)
         if group == GROUPS - 1:
             if IDENTITY:
-                u = (1.0 - kept_y) * source
+                u = k_y * source
             if AFTER_WEIGHTS:
                 u = tl.maximum(u, 0.0)
             if RECTIFIED:
                 drive = tl.maximum(drive, 0.0)
-            y = kept_y * y + b * drive + (1.0 - tl.sqrt_rn(positive)) * u
-            a = kept_a * a + baseline * b0 * b0 + pool
+            # Not (1 - k) y, where rounding 1 - k would change small k.
+            y += b * drive + (1.0 - tl.sqrt_rn(positive)) * u - k_y * y
+            a += baseline * b0 * b0 + pool - k_a * a
             tl.store(ys + spot, y, inside)
             if KEEP:
                 tl.store(drives + spot, u, inside)
@@ -118,8 +119,8 @@ def sequence_kernel(
             if DYNAMIC:
                 gate_b = tl.sigmoid(gate_b + from_b)
                 gate_b0 = tl.sigmoid(gate_b0 + from_b0)
-                b += step_b * (gate_b - b)
-                b0 += step_b0 * (gate_b0 - b0)
+                b += k_b * (gate_b - b)
+                b0 += k_b0 * (gate_b0 - b0)
                 if KEEP:
                     tl.store(gates + gate_spot, gate_b, inside)
                     tl.store(gates + gate_spot + neurons, gate_b0, inside)
@@ -138,8 +139,8 @@ def sequence_kernel(
 @triton.jit(do_not_specialize=["steps", "samples"])
 def adjoint_kernel(
     weights,
-    keep_y,
-    keep_a,
+    step_y,
+    step_a,
     semisaturation,
     gate_step,
     adjoint_y,
@@ -179,7 +180,7 @@ def adjoint_kernel(
     multiplied while the step's states arrive; ``ys``, ``activities`` and ``gains`` hold the
     states before each step. Out: the adjoints of the first state; per step the gradients of ``u``,
     of the new ``a``, of the gates before their sigmoid and of the drive before its rectifier; in
-    ``sums (programs, 5, PADDED)`` those of ``keep_y``, ``keep_a``, ``semisaturation`` and
+    ``sums (programs, 5, PADDED)`` those of ``step_y``, ``step_a``, ``semisaturation`` and
     ``gate_step``. ``GIVEN`` says whether there are ``grad_ys``.
     """
     neuron, inside, spot, gate_spot = _tile(samples, neurons, PADDED, SAMPLES)
@@ -187,14 +188,14 @@ def adjoint_kernel(
     w = tl.load(adjoint_a + spot, inside, 0.0)
     h = tl.load(adjoint_gain + gate_spot, inside, 0.0)
     h0 = tl.load(adjoint_gain + gate_spot + neurons, inside, 0.0)
-    kept_y = tl.load(keep_y + neuron, neuron < neurons, 0.0)[:, None]
-    kept_a = tl.load(keep_a + neuron, neuron < neurons, 0.0)[:, None]
+    k_y = tl.load(step_y + neuron, neuron < neurons, 0.0)[:, None]
+    k_a = tl.load(step_a + neuron, neuron < neurons, 0.0)[:, None]
     baseline = tl.load(semisaturation + neuron, neuron < neurons, 0.0)[:, None]
     zero = tl.full((PADDED, SAMPLES), 0.0, tl.float32)
     if DYNAMIC:
         b, b0, gate_b, gate_b0 = zero, zero, zero, zero
-        step_b = tl.load(gate_step + neuron, neuron < neurons, 0.0)[:, None]
-        step_b0 = tl.load(gate_step + neurons + neuron, neuron < neurons, 0.0)[:, None]
+        k_b = tl.load(gate_step + neuron, neuron < neurons, 0.0)[:, None]
+        k_b0 = tl.load(gate_step + neurons + neuron, neuron < neurons, 0.0)[:, None]
     else:
         b = tl.load(gains + gate_spot, inside, 0.0)
         b0 = tl.load(gains + gate_spot + neurons, inside, 0.0)
@@ -228,8 +229,8 @@ def adjoint_kernel(
         if AFTER_WEIGHTS:
             grad_u = tl.where(u > 0.0, grad_u, 0.0)
         if DYNAMIC:
-            grad_b = step_b * gate_b * (1.0 - gate_b) * h
-            grad_b0 = step_b0 * gate_b0 * (1.0 - gate_b0) * h0
+            grad_b = k_b * gate_b * (1.0 - gate_b) * h
+            grad_b0 = k_b0 * gate_b0 * (1.0 - gate_b0) * h0
         else:
             grad_b, grad_b0 = h, h0
         for member in tl.static_range(GROUP):
@@ -250,7 +251,7 @@ def adjoint_kernel(
                 from_gates_a += tl.where((product == 2) | (product == 4), part, 0.0)
         if group == GROUPS - 1:
             if IDENTITY:
-                from_u = (1.0 - kept_y) * grad_u
+                from_u = k_y * grad_u
             grad_drive = v * b
             if RECTIFIED:
                 active = tl.maximum(y, 0.0)
@@ -261,16 +262,16 @@ def adjoint_kernel(
             tl.store(grad_us + step + spot, grad_u, inside)
             tl.store(grad_as + step + spot, w, inside)
             tl.store(grad_drives + step + spot, grad_drive, inside)
-            sum_y += v * y
-            sum_a += w * a
+            sum_y -= v * y
+            sum_a -= w * a
             sum_c += w * b0 * b0
             if DYNAMIC:
                 tl.store(grad_gates + 2 * step + gate_spot, grad_b, inside)
                 tl.store(grad_gates + 2 * step + gate_spot + neurons, grad_b0, inside)
                 sum_b += h * (gate_b - b)
                 sum_b0 += h0 * (gate_b0 - b0)
-                h -= step_b * h
-                h0 -= step_b0 * h0
+                h -= k_b * h
+                h0 -= k_b0 * h0
             h += v * drive
             h0 += 2.0 * baseline * b0 * w
             silent = positive == 0.0
@@ -281,8 +282,8 @@ def adjoint_kernel(
             else:
                 new_v += from_u
             new_w = tl.where(silent, 0.0, active * active) * from_pool + from_gates_a
-            w = kept_a * w + new_w - inhibition * v
-            v = kept_y * v + new_v
+            w += new_w - inhibition * v - k_a * w
+            v += new_v - k_y * v
             from_u, from_pool, from_gates_y, from_gates_a = zero, zero, zero, zero
             step -= samples * neurons
     tl.store(adjoint_y + spot, v, inside)

@@ -40,7 +40,7 @@ class _Emitted(NamedTuple):
     drive: Tensor
     """Before its rectifier."""
     sums: Tensor
-    """Of ``keep_y``, ``keep_a``, ``semisaturation`` and both halves of ``gates.step``, (5, n)."""
+    """Of ``step_y``, ``step_a``, ``semisaturation`` and both halves of ``gates.step``, (5, n)."""
 
 
 def run_backward(
@@ -86,8 +86,8 @@ def _launch(
     precision = chosen_precision()
     adjoint_kernel[(programs,)](
         pack(weights, tile, precision.dtype, transpose=True),
-        weights.keep_y,
-        weights.keep_a,
+        weights.step_y,
+        weights.step_a,
         weights.semisaturation,
         None if weights.gates is None else weights.gates.step,
         *adjoints,

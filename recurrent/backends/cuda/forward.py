@@ -60,8 +60,8 @@ def run_forward(
         gates = None if weights.gates is None else project(rows, weights.gates.weight_x)
         sequence_kernel[(-(-samples // tile.samples),)](
             packed,
-            weights.keep_y,
-            weights.keep_a,
+            weights.step_y,
+            weights.step_a,
             weights.semisaturation,
             None if weights.gates is None else weights.gates.step,
             y,

@@ -138,6 +138,9 @@ class _Sweep:
 
     def gradients(self) -> tuple[Tensor, ...]:
         """Gradients of the folded parameters, after the last segment."""
+        # What was summed are the gradients of 1 - k_y and 1 - k_a.
+        self.totals.step_y.neg_()
+        self.totals.step_a.neg_()
         if self.weights.gates is not None and self.totals.gates is not None:
             for total in self.totals.gates[:3]:
                 total *= self.weights.gates.step.unsqueeze(-1)
@@ -189,7 +192,7 @@ class _Sweep:
         """The recursion: adjoints of all states of the segment, newest first."""
         model, weights, scaled = self.model, self.weights, self.scaled
         m = segment.y.shape[0]
-        keep_y, keep_a = weights.keep_y, weights.keep_a
+        keep_y, keep_a = 1.0 - weights.step_y, 1.0 - weights.step_a
         normalization, recurrent = weights.normalization_weight, weights.recurrent_weight
         product = torch.mul if weights.identity else torch.mm
         adjoints = (self.adjoint_y.slots, self.adjoint_a.slots, self.adjoint_gains.slots)
@@ -246,8 +249,8 @@ class _Sweep:
             _add_product(total.recurrent_weight, grad_u, source)
         _add_product(total.normalization_weight, w, self.rates.all[:m])
         if self.learns_time_constants:
-            _add_sum(total.keep_y, v, segment.y, spare)
-            _add_sum(total.keep_a, w, segment.a, spare)
+            _add_sum(total.step_y, v, segment.y, spare)
+            _add_sum(total.step_a, w, segment.a, spare)
             _add_sum(total.semisaturation, torch.mul(b0, b0, out=self.rates.all[:m]), w, spare)
         grad_drive = torch.mul(v, b, out=spare)
         if self.model.rectified:
