@@ -16,6 +16,7 @@ from ._validation import (
     check_positive,
     check_positive_int,
 )
+from .backends import BACKENDS, Choice
 from .circuit import Circuit
 from .parametrizations import Nonnegative, Positive, SingularValueBound, UnitInterval
 from .steady_state import SteadyState, check_solve_options
@@ -56,6 +57,8 @@ class ORGaNICsDEQ(nn.Module):
         on_failure: ``"error"``, ``"warn"`` or ``"ignore"``; see :meth:`Circuit.steady_state`.
         check_stability: Check at every call that the steady states are stable; see
             :meth:`Circuit.steady_state`.
+        backend: ``"torch"``, ``"cuda"`` or ``"auto"``; see :meth:`Circuit.steady_state` and
+            :meth:`backend_for`.
         device: Device of the parameters.
         dtype: Floating-point type of the parameters. The steady state is solved in float32 at
             least.
@@ -94,6 +97,7 @@ class ORGaNICsDEQ(nn.Module):
         max_iter: int | None = None,
         on_failure: str = "warn",
         check_stability: bool = True,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -109,6 +113,7 @@ class ORGaNICsDEQ(nn.Module):
         self.check_stability = check_bool("check_stability", check_stability)
         self.max_singular_value = check_number("max_singular_value", max_singular_value, low=1.0)
         check_solve_options(solver, tol, max_iter, on_failure)
+        self.backend = check_choice("backend", backend, BACKENDS)
         self.solver, self.tol, self.max_iter, self.on_failure = solver, tol, max_iter, on_failure
         self._initial_semisaturation = check_number(
             "semisaturation", semisaturation, low=0.0, open_low=True
@@ -179,6 +184,12 @@ class ORGaNICsDEQ(nn.Module):
             ValueError: Its last dimension, dtype or device does not fit, or it is not finite.
         """
         self._check_input(x)
+        check_finite("x", x)
+        circuit = self._circuit(x)
+        circuit.check_values()
+        return circuit
+
+    def _circuit(self, x: Tensor) -> Circuit:
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.input_weight.dtype)
             drive = nn.functional.linear(x, self.input_weight)
@@ -190,7 +201,7 @@ class ORGaNICsDEQ(nn.Module):
             else:
                 gain = nn.functional.linear(x, self.gain_weight).sigmoid()
             semisaturation = (baseline * self.semisaturation).pow(self.exponent)
-            return Circuit(
+            return Circuit.with_unchecked_values(
                 gain * drive,
                 semisaturation,
                 self.recurrent_weight,
@@ -204,9 +215,31 @@ class ORGaNICsDEQ(nn.Module):
     @torch.compiler.disable(recursive=True)
     def steady_state(self, x: Tensor) -> SteadyState:
         """Steady states for inputs ``x`` of shape ``(*, input_size)``, with their diagnostics."""
-        return self.circuit(x).steady_state(
-            self.solver, self.tol, self.max_iter, self.on_failure, self.check_stability
+        self._check_input(x)
+        circuit = self._circuit(x)
+
+        def check_values() -> None:
+            check_finite("x", x)
+            circuit.check_values()
+
+        return circuit.solve(
+            self.solver,
+            self.tol,
+            self.max_iter,
+            self.on_failure,
+            self.check_stability,
+            self.backend,
+            check_values,
         )
+
+    def backend_for(self, x: Tensor) -> Choice:
+        """Which backend solves for inputs ``x``, and why.
+
+        Raises:
+            RuntimeError: The backend named at construction does not apply.
+        """
+        self._check_input(x)
+        return self._circuit(x).backend_for(self.solver, self.backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """Firing rates ``(*, hidden_size)`` of the principal neurons for ``x`` ``(*, input_size)``.
@@ -221,7 +254,12 @@ class ORGaNICsDEQ(nn.Module):
             f"{self.input_size}, {self.hidden_size}, recurrence={self.recurrence!r}",
             f"input_gain={self.input_gain!r}",
         ]
-        for name, default in (("exponent", 2.0), ("rectified", False), ("solver", "auto")):
+        for name, default in (
+            ("exponent", 2.0),
+            ("rectified", False),
+            ("solver", "auto"),
+            ("backend", "auto"),
+        ):
             if (value := getattr(self, name)) != default:
                 parts.append(f"{name}={value!r}")
         return ", ".join(parts)
@@ -235,7 +273,6 @@ class ORGaNICsDEQ(nn.Module):
             raise ValueError(f"x: got device {x.device}, expected {weight.device} as the layer")
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"x: got {x.dtype}, expected {weight.dtype} as the layer's parameters")
-        check_finite("x", x)
 
 
 def _time_constant(name: str, tau: float | Tensor, n: int, factory: dict[str, Any]) -> Tensor:
