@@ -6,6 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Triton reads it when it is imported, which torch does for itself.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from _circuits import DOUBLE, random_parameters
 from torch import Tensor
 
@@ -14,9 +19,6 @@ from deq_organics import Circuit
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
-    if not torch.cuda.is_available():
-        # Triton reads it where a kernel is defined: before any test imports one.
-        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from .base import Backend, Sequence
+from .cuda import CudaBackend
 from .fused import FusedBackend
 from .reference import ReferenceBackend
 
@@ -12,7 +13,7 @@ AUTO = "auto"
 
 # In the order in which `auto` asks them; the last one can compute everything.
 _BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (FusedBackend(), ReferenceBackend())
+    backend.name: backend for backend in (CudaBackend(), FusedBackend(), ReferenceBackend())
 }
 
 

@@ -21,7 +21,7 @@ CONSTRUCTION = [
     ({"batch_first": 1}, TypeError, "batch_first: got 1, expected a bool"),
     ({"rectified": "yes"}, TypeError, "rectified: got 'yes', expected a bool"),
     ({"learn_time_constants": None}, TypeError, "learn_time_constants: got None"),
-    ({"backend": "cuda"}, ValueError, "backend: got 'cuda', expected one of 'auto', 'fused'"),
+    ({"backend": "gpu"}, ValueError, "backend: got 'gpu', expected one of 'auto', 'cuda'"),
     ({"recurrence": "orthogonal"}, ValueError, "recurrence: got 'orthogonal'"),
     ({"input_gains": "attention"}, ValueError, "input_gains: got 'attention'"),
     ({"readout": "a"}, ValueError, "readout: got 'a', expected one of 'y', 'rates'"),

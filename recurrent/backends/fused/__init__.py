@@ -29,8 +29,8 @@ from deq_organics._validation import is_transformed
 
 from ...dynamics import Model, State
 from ..base import Sequence
+from ..folding import Folded, fold
 from .backward import Kept, run_backward
-from .folding import Folded, fold
 from .forward import run_forward
 
 __all__ = ["FusedBackend"]

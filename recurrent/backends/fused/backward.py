@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...dynamics import Model
-from .folding import Folded, Gates
+from ..folding import Folded, Gates
 from .forward import project_drive
 
 __all__ = ["Kept", "run_backward"]

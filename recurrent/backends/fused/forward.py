@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...dynamics import Model
-from .folding import Folded
+from ..folding import Folded
 
 __all__ = ["Run", "project_drive", "run_forward"]
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...dynamics import Parameters
+from ..dynamics import Parameters
 
 __all__ = ["Folded", "Gates", "fold"]
 
