@@ -18,6 +18,7 @@ _TINY = tl.constexpr(1.1754944e-38)
 # As in `..solvers.preconditioner`.
 _SMALLEST_FACTOR = tl.constexpr(1 / 16)
 _LARGEST_FACTOR = tl.constexpr(1e4)
+_LARGEST_INVERSE = tl.constexpr(1e4)
 # As in `..solvers.spectrum`; the filter is judged at its first degree and then after every stride.
 _CENTRE, _HALF_WIDTH = tl.constexpr(-0.9), tl.constexpr(0.6)
 _FIRST_DEGREE, _STRIDE, _LAST_DEGREE = tl.constexpr(20), tl.constexpr(4), tl.constexpr(32)
@@ -191,6 +192,47 @@ def _evaluate(
 
 
 @triton.jit
+def prepare_kernel(
+    semisaturation,
+    recurrent_weight,
+    normalization_weight,
+    inverse,
+    matrices,
+    diagonals,
+    references,
+    n,
+    typical_drive,
+    N: tl.constexpr,
+):
+    """``Preconditioner`` for one shared ``semisaturation``, and the matrices for the products.
+
+    ``matrices`` takes ``Wr``, ``W`` and the inverse, each transposed. A row of ``I - D(gain) Wr``
+    is not moved for its pivot: where that fails there is no preconditioner.
+    """
+    index = tl.arange(0, N)
+    row, column = index[:, None], index[None, :]
+    inside, both = index < n, (row < n) & (column < n)
+    c = tl.load(semisaturation + index, mask=inside, other=1.0)
+    pool = _load_columns(normalization_weight, 0, n, N, N)
+    tl.store(matrices + n * n + column * n + row, pool, mask=both)
+    reference = tl.sqrt(c + typical_drive * typical_drive * tl.sum(pool, axis=1))
+    tl.store(references + index, reference, mask=inside)
+    recurrent = _load_columns(recurrent_weight, 0, n, N, N)
+    tl.store(matrices + column * n + row, recurrent, mask=both)
+    diagonal = tl.sum(tl.where(row == column, recurrent, 0.0), axis=0)
+    tl.store(diagonals + index, diagonal, mask=inside)
+
+    identity = tl.where(row == column, 1.0, 0.0)
+    matrix = identity - (1.0 - reference)[:, None] * recurrent
+    for k in range(n):
+        matrix, _ = _eliminate(matrix, k, N)
+    usable = tl.sum(tl.sum(tl.where(tl.abs(matrix) < _LARGEST_INVERSE, 0, 1), axis=0), axis=0) == 0
+    matrix = tl.where(usable, matrix, identity)
+    tl.store(inverse + row * n + column, matrix, mask=both)
+    tl.store(matrices + 2 * n * n + column * n + row, matrix, mask=both)
+
+
+@triton.jit
 def _square_product(left, right):
     """``left @ right`` for small matrices."""
     return tl.sum(left[:, :, None] * right[None, :, :], axis=1)
@@ -215,6 +257,19 @@ def _gram(history):
 
 
 @triton.jit
+def _eliminate(matrix, k, N: tl.constexpr):
+    """One step of the inversion of a matrix in place by Gauss and Jordan, and its pivot."""
+    here = tl.arange(0, N) == k
+    row = tl.sum(tl.where(here[:, None], matrix, 0.0), axis=0)
+    column = tl.sum(tl.where(here[None, :], matrix, 0.0), axis=1)
+    pivot = tl.sum(tl.where(here, row, 0.0), axis=0)
+    others = matrix - column[:, None] * (row / pivot)[None, :]
+    matrix = tl.where(here[None, :], -column[:, None] / pivot, others)
+    matrix = tl.where(here[:, None], (row / pivot)[None, :], matrix)
+    return tl.where(here[:, None] & here[None, :], 1.0 / pivot, matrix), pivot
+
+
+@triton.jit
 def _invert(matrix, scale):
     """Inverse of a positive definite ``(8, 8)`` matrix, and whether no pivot is negligible.
 
@@ -223,15 +278,9 @@ def _invert(matrix, scale):
     index = tl.arange(0, 8)
     usable = tl.sum(scale, axis=0) > 0.0
     for k in range(8):
-        here = index == k
-        row = tl.sum(tl.where(here[:, None], matrix, 0.0), axis=0)
-        column = tl.sum(tl.where(here[None, :], matrix, 0.0), axis=1)
-        pivot = tl.sum(tl.where(here, row, 0.0), axis=0)
-        usable = usable & (pivot > _SMALLEST_PIVOT * tl.sum(tl.where(here, scale, 0.0), axis=0))
-        others = matrix - column[:, None] * row[None, :] / pivot
-        matrix = tl.where(here[None, :], -column[:, None] / pivot, others)
-        matrix = tl.where(here[:, None], row[None, :] / pivot, matrix)
-        matrix = tl.where(here[:, None] & here[None, :], 1.0 / pivot, matrix)
+        matrix, pivot = _eliminate(matrix, k, 8)
+        smallest = _SMALLEST_PIVOT * tl.sum(tl.where(index == k, scale, 0.0), axis=0)
+        usable = usable & (pivot > smallest)
     return matrix, usable
 
 
@@ -434,9 +483,9 @@ def solve_kernel(
     matrices,
     diagonals,
     references,
+    perturbations,
     tau_y,
     tau_a,
-    perturbations,
     ys,
     as_,
     residuals,
@@ -573,7 +622,9 @@ def adjoint_kernel(
     statuses,
     grads_y,
     grads_a,
-    matrices,
+    recurrent_weight,
+    normalization_weight,
+    inverses,
     diagonals,
     references,
     adjoints_y,
@@ -593,16 +644,15 @@ def adjoint_kernel(
 ):
     """The adjoint equation of each circuit, by the iteration of :mod:`..adjoint`.
 
-    ``matrices`` holds ``Wr``, ``W`` and the inverse at the reference. Beside the adjoint come
-    ``gained``, ``gain lambda_y``, and ``pooled``, the normalization pool: factors of the gradients
-    by the weights. Circuits that did not converge have the adjoint 0.
+    Beside the adjoint come ``gained``, ``gain lambda_y``, and ``pooled``, the normalization pool:
+    factors of the gradients by the weights. Circuits that did not converge have the adjoint 0.
     """
     sample = tl.program_id(0).to(tl.int64)
     index = tl.arange(0, N)
     inside = index < n
-    recurrent = _matrix(matrices, n, N, WEIGHTS)
-    pool = _matrix(matrices + n * n, n, N, WEIGHTS)
-    inverse = _matrix(matrices + 2 * n * n, n, N, INVERSE)
+    recurrent = _matrix(recurrent_weight, n, N, WEIGHTS)
+    pool = _matrix(normalization_weight, n, N, WEIGHTS)
+    inverse = _matrix(inverses, n, N, INVERSE)
     y = _load_vector(ys, sample, n, n, 0.0, N)
     a = _load_vector(as_, sample, n, n, 1.0, N)
     u = _load_vector(recurrent_drives, sample, n, n, 0.0, N)

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from .. import equations
 from ..solvers import Problem, Solution
-from ..solvers.preconditioner import Preconditioner
+from ..solvers.preconditioner import TYPICAL_LENGTH, TYPICAL_SEMISATURATION, Preconditioner
 from ..solvers.spectrum import SMALLEST_FILTERED, perturbation
 
 __all__ = ["LARGEST_SIZE", "Adjoint", "Shared", "prepare", "solve", "solve_adjoint"]
 
 LARGEST_SIZE = 256
+# A larger matrix does not fit into the registers of one program.
+_LARGEST_INVERTED = 128
 _DEPTH = 8
 # Part of the accepted residual to iterate to.
 _ADJOINT_TOLERANCE, _ADJOINT_MAX_ITER = 0.1, 60
@@ -25,6 +27,10 @@ class Shared(NamedTuple):
 
     matrices: Tensor
     """``Wr``, ``W`` and the preconditioner's inverse, each transposed, ``(3, n, n)``"""
+    recurrent_weight: Tensor
+    normalization_weight: Tensor
+    inverse: Tensor
+    """As it is, ``(n, n)``"""
     diagonal: Tensor
     """Of ``Wr``, ``(n,)``"""
     reference: Tensor
@@ -50,14 +56,36 @@ class Adjoint(NamedTuple):
 def prepare(problem: Problem) -> Shared:
     """For circuits with recurrent weights that share their weights."""
     assert problem.recurrent_weight is not None
-    preconditioner = Preconditioner(problem)
-    weights = (problem.recurrent_weight, problem.normalization_weight, preconditioner.inverse)
-    return Shared(
-        torch.stack([weight.mT for weight in weights]),
-        preconditioner.diagonal.contiguous(),
-        preconditioner.reference,
-        _perturbations(*problem.input_drive.shape[1:], problem.input_drive.device),
-    )
+    wr, w = problem.recurrent_weight.contiguous(), problem.normalization_weight.contiguous()
+    n, c = wr.shape[-1], problem.semisaturation
+    perturbations = _perturbations(n, wr.device)
+    if n > _LARGEST_INVERTED:
+        preconditioner = Preconditioner(problem)
+        matrices = torch.stack([matrix.mT for matrix in (wr, w, preconditioner.inverse)])
+        diagonal = preconditioner.diagonal.contiguous()
+        inverse = preconditioner.inverse.contiguous()
+        return Shared(matrices, wr, w, inverse, diagonal, preconditioner.reference, perturbations)
+    if c.shape[0] > 1:
+        c = c.new_full((n,), TYPICAL_SEMISATURATION)
+    matrices, diagonal, reference = wr.new_empty(3, n, n), wr.new_empty(n), wr.new_empty(n)
+    shared = Shared(matrices, wr, w, torch.empty_like(wr), diagonal, reference, perturbations)
+    options = _options(n)
+    with torch.cuda.device_of(wr):
+        _kernels().prepare_kernel[(1,)](
+            c.contiguous(),
+            wr,
+            w,
+            shared.inverse,
+            matrices,
+            diagonal,
+            reference,
+            n,
+            TYPICAL_LENGTH / n**0.5,
+            **{
+                name: options[name] for name in ("N", "num_warps", "num_stages", "enable_fp_fusion")
+            },
+        )
+    return shared
 
 
 def solve(
@@ -88,9 +116,9 @@ def solve(
             shared.matrices,
             shared.diagonal,
             shared.reference,
+            shared.perturbations,
             tau_y,
             tau_a,
-            shared.perturbations,
             y,
             a,
             residual,
@@ -107,7 +135,7 @@ def solve(
             len(shared.perturbations),
             RECTIFIED=problem.rectified,
             CHECK=check_stability,
-            **_shape(n),
+            **_options(n),
         )
     return Solution(y, a, residual, iterations, status), settled
 
@@ -136,7 +164,9 @@ def solve_adjoint(
             status,
             torch.zeros_like(y) if g_y is None else g_y.contiguous(),
             torch.zeros_like(y) if g_a is None else g_a.contiguous(),
-            shared.matrices.mT.contiguous(),
+            shared.recurrent_weight,
+            shared.normalization_weight,
+            shared.inverse,
             shared.diagonal,
             shared.reference,
             *adjoint,
@@ -145,7 +175,7 @@ def solve_adjoint(
             accepted,
             _ADJOINT_MAX_ITER,
             RECTIFIED=problem.rectified,
-            **_shape(n),
+            **_options(n),
         )
     return adjoint
 
@@ -155,7 +185,7 @@ def _stride(vector: Tensor) -> int:
     return 0 if vector.shape[0] == 1 else vector.shape[1]
 
 
-def _shape(n: int) -> dict[str, Any]:
+def _options(n: int) -> dict[str, Any]:
     """The padded size, and what of the matrices the registers can hold there."""
     padded = max(16, 1 << (n - 1).bit_length())
     return {

@@ -8,11 +8,11 @@ from torch import Tensor
 from .. import equations
 from .problem import Problem
 
-__all__ = ["Preconditioner"]
+__all__ = ["TYPICAL_LENGTH", "TYPICAL_SEMISATURATION", "Preconditioner"]
 
 # Of a drive ``b z`` with ``|z| = 1``, and of ``(b0 sigma)^2``, for gains around 1/2 to 1.
-_TYPICAL_LENGTH = 0.7
-_TYPICAL_SEMISATURATION = 0.25
+TYPICAL_LENGTH = 0.7
+TYPICAL_SEMISATURATION = 0.25
 # Within what a row of the inverse may differ from the reference by a factor.
 _SMALLEST_FACTOR, _LARGEST_FACTOR = 1 / 16, 1e4
 _LARGEST_INVERSE = 1e4
@@ -91,11 +91,11 @@ def _reference(problem: Problem, shared: bool) -> Tensor:
     """The inhibitory firing rate, for ``Wr = I``, under a typical drive spread over all neurons."""
     n = problem.input_drive.shape[-1]
     if shared:
-        drive = problem.input_drive.new_full((n,), _TYPICAL_LENGTH / n**0.5)
+        drive = problem.input_drive.new_full((n,), TYPICAL_LENGTH / n**0.5)
         semisaturation = (
             problem.semisaturation[0]
             if problem.semisaturation.shape[0] == 1
-            else drive.new_full((n,), _TYPICAL_SEMISATURATION)
+            else drive.new_full((n,), TYPICAL_SEMISATURATION)
         )
     else:
         length = problem.input_drive.norm(dim=-1, keepdim=True)
