@@ -5,8 +5,9 @@ registers, vectors of neurons too, and nothing returns to the host in between. P
 of float32 products, never TF32. Names follow the torch code that each function mirrors; sizes are
 padded to ``N``, a power of two, with neurons that have no drive, no weights and ``a = 1``.
 
-``matrix`` arguments hold a matrix transposed for a product with it, as it is for a product with
-its transpose: :func:`_product` contracts the first dimension, which lies within a thread.
+Matrices come padded, three of them one after another: ``Wr``, ``W`` and the preconditioner's
+inverse. A product contracts their first dimension, which lies within a thread, so that they come
+transposed for a product with the matrix, and as they are for one with its transpose.
 """
 
 import triton
@@ -33,20 +34,19 @@ _ROOT_STEPS = tl.constexpr(24)
 
 
 @triton.jit
-def _load_columns(pointer, first, n, N: tl.constexpr, COLUMNS: tl.constexpr):
-    row, column = tl.arange(0, N), first + tl.arange(0, COLUMNS)
-    inside = (row < n)[:, None] & (column < n)[None, :]
-    return tl.load(pointer + row[:, None] * n + column[None, :], mask=inside, other=0.0)
+def _load_columns(pointer, first, N: tl.constexpr, COLUMNS: tl.constexpr):
+    row, column = tl.arange(0, N)[:, None], first + tl.arange(0, COLUMNS)[None, :]
+    return tl.load(pointer + row * N + column)
 
 
 @triton.jit
-def _matrix(pointer, n, N: tl.constexpr, RESIDENT: tl.constexpr):
+def _matrix(pointer, N: tl.constexpr, RESIDENT: tl.constexpr):
     """The matrix ``(N, N)`` in registers or, where it does not fit, its address."""
-    return _load_columns(pointer, 0, n, N, N) if RESIDENT else pointer
+    return _load_columns(pointer, 0, N, N) if RESIDENT else pointer
 
 
 @triton.jit
-def _product(matrix, x, n, N: tl.constexpr, RESIDENT: tl.constexpr):
+def _product(matrix, x, N: tl.constexpr, RESIDENT: tl.constexpr):
     """``sum_k matrix[k, j] x[k]`` for ``x`` ``(N,)``."""
     if RESIDENT:
         product = tl.sum(matrix * x[:, None], axis=0)
@@ -56,7 +56,7 @@ def _product(matrix, x, n, N: tl.constexpr, RESIDENT: tl.constexpr):
         blocks = tl.zeros((N // COLUMNS, COLUMNS), tl.float32)
         row = tl.arange(0, N // COLUMNS)[:, None]
         for block in range(N // COLUMNS):
-            entries = _load_columns(matrix, block * COLUMNS, n, N, COLUMNS)
+            entries = _load_columns(matrix, block * COLUMNS, N, COLUMNS)
             part = tl.sum(entries * x[:, None], axis=0)
             blocks = tl.where(row == block, part[None, :], blocks)
         product = tl.reshape(blocks, (N,))
@@ -83,7 +83,7 @@ def _is_kind(matrix, n, N: tl.constexpr, RESIDENT: tl.constexpr, KIND: tl.conste
         COLUMNS: tl.constexpr = 4096 // N
         departures = 0
         for block in range(N // COLUMNS):
-            entries = _load_columns(matrix, block * COLUMNS, n, N, COLUMNS)
+            entries = _load_columns(matrix, block * COLUMNS, N, COLUMNS)
             departures += _departures(entries, block * COLUMNS, n, N, COLUMNS, KIND)
     return departures == 0
 
@@ -107,17 +107,16 @@ def _precondition(
     firing,
     inverse,
     recurrent,
-    n,
     N: tl.constexpr,
     WEIGHTS: tl.constexpr,
     INVERSE: tl.constexpr,
 ):
     """``Preconditioner.at(gain, firing)(right)``."""
     active = tl.where(firing, right, 0.0)
-    solution = tl.where(firing, _product(inverse, factor * active, n, N, INVERSE), 0.0)
-    left = active - solution + gain * _product(recurrent, solution, n, N, WEIGHTS)
+    solution = tl.where(firing, _product(inverse, factor * active, N, INVERSE), 0.0)
+    left = active - solution + gain * _product(recurrent, solution, N, WEIGHTS)
     left = tl.where(firing, left, 0.0)
-    refined = solution + _product(inverse, factor * left, n, N, INVERSE)
+    refined = solution + _product(inverse, factor * left, N, INVERSE)
     return tl.where(firing, refined, right)
 
 
@@ -129,17 +128,16 @@ def _precondition_transposed(
     firing,
     inverse,
     recurrent,
-    n,
     N: tl.constexpr,
     WEIGHTS: tl.constexpr,
     INVERSE: tl.constexpr,
 ):
     """``Preconditioner.at(gain, firing, transpose=True)(right)``."""
     active = tl.where(firing, right, 0.0)
-    solution = tl.where(firing, factor * _product(inverse, active, n, N, INVERSE), 0.0)
-    left = active - solution + _product(recurrent, gain * solution, n, N, WEIGHTS)
+    solution = tl.where(firing, factor * _product(inverse, active, N, INVERSE), 0.0)
+    left = active - solution + _product(recurrent, gain * solution, N, WEIGHTS)
     left = tl.where(firing, left, 0.0)
-    refined = solution + factor * _product(inverse, left, n, N, INVERSE)
+    refined = solution + factor * _product(inverse, left, N, INVERSE)
     return tl.where(firing, refined, right)
 
 
@@ -179,15 +177,15 @@ def _propose(x, residual, step, last_r, last_x, basis_r, basis_x, DEPTH: tl.cons
 
 @triton.jit
 def _evaluate(
-    v, d, c, pool, recurrent, n, N: tl.constexpr, RECTIFIED: tl.constexpr, WEIGHTS: tl.constexpr
+    v, d, c, pool, recurrent, N: tl.constexpr, RECTIFIED: tl.constexpr, WEIGHTS: tl.constexpr
 ):
     """The circuit at the normalized drive ``v``: ``y, a, s`` and the target of ``y``."""
     active = tl.maximum(v, 0.0) if RECTIFIED else v
-    a = c + _product(pool, active * active, n, N, WEIGHTS)
+    a = c + _product(pool, active * active, N, WEIGHTS)
     s = tl.sqrt(a)
     y = v / s
     driving = tl.maximum(y, 0.0) if RECTIFIED else y
-    target = d + (1.0 - s) * _product(recurrent, driving, n, N, WEIGHTS)
+    target = d + (1.0 - s) * _product(recurrent, driving, N, WEIGHTS)
     return y, a, s, target
 
 
@@ -196,40 +194,46 @@ def prepare_kernel(
     semisaturation,
     recurrent_weight,
     normalization_weight,
-    inverse,
     matrices,
+    transposed,
     diagonals,
     references,
     n,
     typical_drive,
     N: tl.constexpr,
 ):
-    """``Preconditioner`` for one shared ``semisaturation``, and the matrices for the products.
+    """``Preconditioner`` for one shared ``semisaturation``.
 
-    ``matrices`` takes ``Wr``, ``W`` and the inverse, each transposed. A row of ``I - D(gain) Wr``
-    is not moved for its pivot: where that fails there is no preconditioner.
+    ``matrices`` takes ``Wr``, ``W`` and the inverse, and ``transposed`` the same transposed, all
+    padded. The second program copies ``W``, the first does everything else. A row of
+    ``I - D(gain) Wr`` is not moved for its pivot: where that fails the preconditioner is the
+    identity.
     """
     index = tl.arange(0, N)
     row, column = index[:, None], index[None, :]
     inside, both = index < n, (row < n) & (column < n)
-    c = tl.load(semisaturation + index, mask=inside, other=1.0)
-    pool = _load_columns(normalization_weight, 0, n, N, N)
-    tl.store(matrices + n * n + column * n + row, pool, mask=both)
-    reference = tl.sqrt(c + typical_drive * typical_drive * tl.sum(pool, axis=1))
-    tl.store(references + index, reference, mask=inside)
-    recurrent = _load_columns(recurrent_weight, 0, n, N, N)
-    tl.store(matrices + column * n + row, recurrent, mask=both)
-    diagonal = tl.sum(tl.where(row == column, recurrent, 0.0), axis=0)
-    tl.store(diagonals + index, diagonal, mask=inside)
+    pool = tl.load(normalization_weight + row * n + column, mask=both, other=0.0)
+    if tl.program_id(0) == 1:
+        tl.store(matrices + N * N + row * N + column, pool)
+        tl.store(transposed + N * N + column * N + row, pool)
+    else:
+        c = tl.load(semisaturation + index, mask=inside, other=1.0)
+        reference = tl.sqrt(c + typical_drive * typical_drive * tl.sum(pool, axis=1))
+        tl.store(references + index, reference, mask=inside)
+        recurrent = tl.load(recurrent_weight + row * n + column, mask=both, other=0.0)
+        tl.store(matrices + row * N + column, recurrent)
+        tl.store(transposed + column * N + row, recurrent)
+        diagonal = tl.sum(tl.where(row == column, recurrent, 0.0), axis=0)
+        tl.store(diagonals + index, diagonal, mask=inside)
 
-    identity = tl.where(row == column, 1.0, 0.0)
-    matrix = identity - (1.0 - reference)[:, None] * recurrent
-    for k in range(n):
-        matrix, _ = _eliminate(matrix, k, N)
-    usable = tl.sum(tl.sum(tl.where(tl.abs(matrix) < _LARGEST_INVERSE, 0, 1), axis=0), axis=0) == 0
-    matrix = tl.where(usable, matrix, identity)
-    tl.store(inverse + row * n + column, matrix, mask=both)
-    tl.store(matrices + 2 * n * n + column * n + row, matrix, mask=both)
+        matrix = tl.where(row == column, 1.0, 0.0) - (1.0 - reference)[:, None] * recurrent
+        for k in range(n):
+            matrix, _ = _eliminate(matrix, k, N)
+        large = tl.where(tl.abs(matrix) < _LARGEST_INVERSE, 0, 1)
+        usable = tl.sum(tl.sum(large, axis=0), axis=0) == 0
+        matrix = tl.where(usable, matrix, tl.where(row == column, 1.0, 0.0))
+        tl.store(matrices + 2 * N * N + row * N + column, matrix)
+        tl.store(transposed + 2 * N * N + column * N + row, matrix)
 
 
 @triton.jit
@@ -444,8 +448,8 @@ def _is_stable(
         left, degree, undecided = 1.0, 0, True
         while undecided:
             # Loaded anew for every round, so that no register holds them while it is judged.
-            recurrent = _matrix(matrices, n, N, WEIGHTS)
-            pool = _matrix(matrices + n * n, n, N, WEIGHTS)
+            recurrent = _matrix(matrices, N, WEIGHTS)
+            pool = _matrix(matrices + N * N, N, WEIGHTS)
             for _ in range(tl.where(degree == 0, _FIRST_DEGREE, _STRIDE)):
                 # The recurrence of Chebyshev's polynomials, divided by their values at 0.
                 degree += 1
@@ -453,8 +457,8 @@ def _is_stable(
                 forward = tl.where(degree == 1, 1.0, 2.0) * next_ratio / _HALF_WIDTH
                 back = tl.where(degree == 1, 0.0, next_ratio * ratio)
                 ratio = next_ratio
-                recurrent_drive = _product(recurrent, slope * p, n, N, WEIGHTS)
-                pooled = _product(pool, excitation * p + active * active * q, n, N, WEIGHTS)
+                recurrent_drive = _product(recurrent, slope * p, N, WEIGHTS)
+                pooled = _product(pool, excitation * p + active * active * q, N, WEIGHTS)
                 next_p = recurrence * recurrent_drive - inhibition * q - leak_y * p
                 next_q = rate_a * pooled - leak_a * q
                 next_p = forward * next_p - back * before_p
@@ -509,16 +513,15 @@ def solve_kernel(
 ):
     """The fixed point of each circuit, and whether nothing is left to look at.
 
-    ``matrices`` holds ``Wr``, ``W`` and the inverse at the reference, each transposed. A circuit
-    is ``settled`` if it is solved, its arguments are valid and, with ``CHECK``, its fixed point is
-    shown to be stable.
+    ``matrices`` are transposed. A circuit is ``settled`` if it is solved, its arguments are valid
+    and, with ``CHECK``, its fixed point is shown to be stable.
     """
     sample = tl.program_id(0).to(tl.int64)
     index = tl.arange(0, N)
     inside = index < n
-    recurrent = _matrix(matrices, n, N, WEIGHTS)
-    pool = _matrix(matrices + n * n, n, N, WEIGHTS)
-    inverse = _matrix(matrices + 2 * n * n, n, N, INVERSE)
+    recurrent = _matrix(matrices, N, WEIGHTS)
+    pool = _matrix(matrices + N * N, N, WEIGHTS)
+    inverse = _matrix(matrices + 2 * N * N, N, INVERSE)
     valid = _is_kind(pool, n, N, WEIGHTS, "nonnegative")
     # Theorem 4.3: a circuit with Wr = I is stable.
     proved = _is_kind(recurrent, n, N, WEIGHTS, "identity")
@@ -528,8 +531,8 @@ def solve_kernel(
     reference = _load_vector(references, 0, n, n, 1.0, N)
 
     drive_length = tl.maximum(_length(d), _TINY)
-    v = reference * _product(inverse, d, n, N, INVERSE)
-    y, a, s, target = _evaluate(v, d, c, pool, recurrent, n, N, RECTIFIED, WEIGHTS)
+    v = reference * _product(inverse, d, N, INVERSE)
+    y, a, s, target = _evaluate(v, d, c, pool, recurrent, N, RECTIFIED, WEIGHTS)
     error = _length(target - y) / tl.maximum(_length(y), drive_length)
     last_r = tl.zeros((N,), tl.float32)
     last_x = tl.zeros((N,), tl.float32)
@@ -541,18 +544,18 @@ def solve_kernel(
         firing = target > 0.0 if RECTIFIED else inside
         factor = _row_factor(diagonal, reference, 1.0 - s)
         correction = s * _precondition(
-            target - y, 1.0 - s, factor, firing, inverse, recurrent, n, N, WEIGHTS, INVERSE
+            target - y, 1.0 - s, factor, firing, inverse, recurrent, N, WEIGHTS, INVERSE
         )
         v, last_r, last_x, basis_r, basis_x = _propose(
             v, correction, step, last_r, last_x, basis_r, basis_x, DEPTH
         )
-        y, a, s, target = _evaluate(v, d, c, pool, recurrent, n, N, RECTIFIED, WEIGHTS)
+        y, a, s, target = _evaluate(v, d, c, pool, recurrent, N, RECTIFIED, WEIGHTS)
         error = _length(target - y) / tl.maximum(_length(y), drive_length)
         step += 1
 
     # `Problem.relative_residual` of what is returned.
     active = tl.maximum(y, 0.0) if RECTIFIED else y
-    excess = c - a + _product(pool, active * active * a, n, N, WEIGHTS)
+    excess = c - a + _product(pool, active * active * a, N, WEIGHTS)
     a_length = _length(tl.where(inside, a, 0.0))
     residual = tl.maximum(error, _length(tl.where(inside, excess, 0.0)) / a_length)
     solved = (error <= tol) & (residual <= accepted)
@@ -578,7 +581,7 @@ def solve_kernel(
             slope,
             1.0 / times_y,
             1.0 / times_a,
-            _product(recurrent, active, n, N, WEIGHTS),
+            _product(recurrent, active, N, WEIGHTS),
             matrices,
             perturbations,
             starts,
@@ -602,14 +605,13 @@ def _evaluate_adjoint(
     active_over,
     recurrent,
     pool,
-    n,
     N: tl.constexpr,
     WEIGHTS: tl.constexpr,
 ):
     """Residual of the one equation that is left, ``slope Wr^T(gain lambda_y)`` and ``omega``."""
-    recurrence = _product(recurrent, gain * adjoint_y, n, N, WEIGHTS)
+    recurrence = _product(recurrent, gain * adjoint_y, N, WEIGHTS)
     left = g_a + active_over * (adjoint_y - recurrence - g_y) - inhibition * adjoint_y
-    omega = _product(pool, left, n, N, WEIGHTS)
+    omega = _product(pool, left, N, WEIGHTS)
     recurrence = slope * recurrence
     return g_y + recurrence - adjoint_y + excitation * omega, recurrence, omega
 
@@ -622,9 +624,7 @@ def adjoint_kernel(
     statuses,
     grads_y,
     grads_a,
-    recurrent_weight,
-    normalization_weight,
-    inverses,
+    matrices,
     diagonals,
     references,
     adjoints_y,
@@ -650,9 +650,9 @@ def adjoint_kernel(
     sample = tl.program_id(0).to(tl.int64)
     index = tl.arange(0, N)
     inside = index < n
-    recurrent = _matrix(recurrent_weight, n, N, WEIGHTS)
-    pool = _matrix(normalization_weight, n, N, WEIGHTS)
-    inverse = _matrix(inverses, n, N, INVERSE)
+    recurrent = _matrix(matrices, N, WEIGHTS)
+    pool = _matrix(matrices + N * N, N, WEIGHTS)
+    inverse = _matrix(matrices + 2 * N * N, N, INVERSE)
     y = _load_vector(ys, sample, n, n, 0.0, N)
     a = _load_vector(as_, sample, n, n, 1.0, N)
     u = _load_vector(recurrent_drives, sample, n, n, 0.0, N)
@@ -679,7 +679,7 @@ def adjoint_kernel(
     adjoint_y = tl.zeros((N,), tl.float32)
     residual, recurrence, omega = _evaluate_adjoint(
         adjoint_y, g_y, g_a, gain, slope, inhibition, excitation, active_over, recurrent, pool,
-        n, N, WEIGHTS,
+        N, WEIGHTS,
     )  # fmt: skip
     error = _length(residual) / scale
     last_r = tl.zeros((N,), tl.float32)
@@ -689,21 +689,21 @@ def adjoint_kernel(
     step = 0
     while (error > tol) & (step < max_iter):
         correction = _precondition_transposed(
-            residual, gain, factor, firing, inverse, recurrent, n, N, WEIGHTS, INVERSE
+            residual, gain, factor, firing, inverse, recurrent, N, WEIGHTS, INVERSE
         )
         adjoint_y, last_r, last_x, basis_r, basis_x = _propose(
             adjoint_y, correction, step, last_r, last_x, basis_r, basis_x, DEPTH
         )
         residual, recurrence, omega = _evaluate_adjoint(
             adjoint_y, g_y, g_a, gain, slope, inhibition, excitation, active_over, recurrent, pool,
-            n, N, WEIGHTS,
+            N, WEIGHTS,
         )  # fmt: skip
         error = _length(residual) / scale
         step += 1
 
     # `adjoint_residual` of what is returned.
     adjoint_a = g_a - inhibition * adjoint_y + active * active * omega
-    omega = _product(pool, adjoint_a, n, N, WEIGHTS)
+    omega = _product(pool, adjoint_a, N, WEIGHTS)
     error_y = recurrence - adjoint_y + excitation * omega + g_y
     error_a = active * active * omega - inhibition * adjoint_y - adjoint_a + g_a
     size = tl.sqrt(tl.sum(adjoint_y * adjoint_y + adjoint_a * adjoint_a, axis=0))

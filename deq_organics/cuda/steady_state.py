@@ -26,11 +26,9 @@ class Shared(NamedTuple):
     """What the circuits of a batch share, made ready for the kernels."""
 
     matrices: Tensor
-    """``Wr``, ``W`` and the preconditioner's inverse, each transposed, ``(3, n, n)``"""
-    recurrent_weight: Tensor
-    normalization_weight: Tensor
-    inverse: Tensor
-    """As it is, ``(n, n)``"""
+    """``Wr``, ``W`` and the preconditioner's inverse, ``(3, N, N)``, padded with zeros"""
+    transposed: Tensor
+    """The same, each transposed"""
     diagonal: Tensor
     """Of ``Wr``, ``(n,)``"""
     reference: Tensor
@@ -57,33 +55,34 @@ def prepare(problem: Problem) -> Shared:
     """For circuits with recurrent weights that share their weights."""
     assert problem.recurrent_weight is not None
     wr, w = problem.recurrent_weight.contiguous(), problem.normalization_weight.contiguous()
-    n, c = wr.shape[-1], problem.semisaturation
+    n, c, options = wr.shape[-1], problem.semisaturation, _options(wr.shape[-1])
     perturbations = _perturbations(n, wr.device)
     if n > _LARGEST_INVERTED:
         preconditioner = Preconditioner(problem)
-        matrices = torch.stack([matrix.mT for matrix in (wr, w, preconditioner.inverse)])
-        diagonal = preconditioner.diagonal.contiguous()
-        inverse = preconditioner.inverse.contiguous()
-        return Shared(matrices, wr, w, inverse, diagonal, preconditioner.reference, perturbations)
+        matrices = wr.new_zeros(3, options["N"], options["N"])
+        matrices[:, :n, :n] = torch.stack([wr, w, preconditioner.inverse])
+        return Shared(
+            matrices,
+            matrices.mT.contiguous(),
+            preconditioner.diagonal.contiguous(),
+            preconditioner.reference,
+            perturbations,
+        )
     if c.shape[0] > 1:
         c = c.new_full((n,), TYPICAL_SEMISATURATION)
-    matrices, diagonal, reference = wr.new_empty(3, n, n), wr.new_empty(n), wr.new_empty(n)
-    shared = Shared(matrices, wr, w, torch.empty_like(wr), diagonal, reference, perturbations)
-    options = _options(n)
+    matrices = wr.new_empty(3, options["N"], options["N"])
+    diagonal, reference = wr.new_empty(n), wr.new_empty(n)
+    shared = Shared(matrices, torch.empty_like(matrices), diagonal, reference, perturbations)
+    launch = ("N", "num_warps", "num_stages", "enable_fp_fusion")
     with torch.cuda.device_of(wr):
-        _kernels().prepare_kernel[(1,)](
+        _kernels().prepare_kernel[(2,)](
             c.contiguous(),
             wr,
             w,
-            shared.inverse,
-            matrices,
-            diagonal,
-            reference,
+            *shared[:4],
             n,
             TYPICAL_LENGTH / n**0.5,
-            **{
-                name: options[name] for name in ("N", "num_warps", "num_stages", "enable_fp_fusion")
-            },
+            **{name: options[name] for name in launch},
         )
     return shared
 
@@ -113,7 +112,7 @@ def solve(
         _kernels().solve_kernel[(size,)](
             d,
             c,
-            shared.matrices,
+            shared.transposed,
             shared.diagonal,
             shared.reference,
             shared.perturbations,
@@ -164,9 +163,7 @@ def solve_adjoint(
             status,
             torch.zeros_like(y) if g_y is None else g_y.contiguous(),
             torch.zeros_like(y) if g_a is None else g_a.contiguous(),
-            shared.recurrent_weight,
-            shared.normalization_weight,
-            shared.inverse,
+            shared.matrices,
             shared.diagonal,
             shared.reference,
             *adjoint,
@@ -193,7 +190,7 @@ def _options(n: int) -> dict[str, Any]:
         "DEPTH": _DEPTH,
         "WEIGHTS": padded <= 128,
         "INVERSE": padded <= 64,
-        "num_warps": 1 if padded <= 32 else 4 if padded <= 64 else 8,
+        "num_warps": 1 if padded == 16 else 4 if padded <= 64 else 8,
         "num_stages": 1,
         "enable_fp_fusion": True,
     }
