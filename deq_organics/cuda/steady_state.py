@@ -73,7 +73,7 @@ def prepare(problem: Problem) -> Shared:
     matrices = wr.new_empty(3, options["N"], options["N"])
     diagonal, reference = wr.new_empty(n), wr.new_empty(n)
     shared = Shared(matrices, torch.empty_like(matrices), diagonal, reference, perturbations)
-    launch = ("N", "num_warps", "num_stages", "enable_fp_fusion")
+    launch = ("N", "num_warps", "enable_fp_fusion")
     with torch.cuda.device_of(wr):
         _kernels().prepare_kernel[(2,)](
             c.contiguous(),
@@ -191,7 +191,6 @@ def _options(n: int) -> dict[str, Any]:
         "WEIGHTS": padded <= 128,
         "INVERSE": padded <= 64,
         "num_warps": 1 if padded == 16 else 4 if padded <= 64 else 8,
-        "num_stages": 1,
         "enable_fp_fusion": True,
     }
 

@@ -61,7 +61,6 @@ class _BoundingScale(torch.autograd.Function):
                 bound,
                 N=padded,
                 num_warps=8 if padded == 128 else 4,
-                num_stages=1,
                 enable_fp_fusion=True,
             )
         ctx.differentiable = differentiable
