@@ -68,7 +68,7 @@ def _solve(problem: Problem, options: SolveOptions) -> Solution:
     status = torch.where(
         ~reached & (status == Status.CONVERGED), int(Status.MAX_ITERATIONS), status
     )
-    return Solution(y, a, residual, iterations, status)
+    return Solution(_contiguous(y), _contiguous(a), residual, iterations, status)
 
 
 def _solve_by_kernels(problem: Problem, options: SolveOptions) -> Solution:
@@ -103,8 +103,8 @@ class _SteadyState(torch.autograd.Function):
             y, a, residual, iterations, status = search(_problem(options, *args[1:]), options)
         shape, batch = args[1].shape, args[1].shape[:-1]
         return (
-            _contiguous(y.reshape(shape)),
-            _contiguous(a.reshape(shape)),
+            y.reshape(shape),
+            a.reshape(shape),
             residual.reshape(batch),
             iterations.reshape(batch),
             status.reshape(batch),

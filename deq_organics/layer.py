@@ -18,6 +18,7 @@ from ._validation import (
 )
 from .backends import BACKENDS, Choice
 from .circuit import Circuit
+from .cuda.drive import applies, gated_drive
 from .parametrizations import Nonnegative, Positive, SingularValueBound, UnitInterval
 from .steady_state import SteadyState, check_solve_options
 
@@ -194,15 +195,14 @@ class ORGaNICsDEQ(nn.Module):
             x = x.to(self.input_weight.dtype)
             drive = nn.functional.linear(x, self.input_weight)
             baseline = self.baseline_gain
-            if self.normalize_drive:
-                drive = _unit_length(drive)
             if self.gain_weight is None:
-                gain = baseline
+                gated = baseline * (_unit_length(drive) if self.normalize_drive else drive)
             else:
-                gain = nn.functional.linear(x, self.gain_weight).sigmoid()
+                logit = nn.functional.linear(x, self.gain_weight)
+                gated = self._gate(drive, logit)
             semisaturation = (baseline * self.semisaturation).pow(self.exponent)
             return Circuit.with_unchecked_values(
-                gain * drive,
+                gated,
                 semisaturation,
                 self.recurrent_weight,
                 self.normalization_weight,
@@ -231,6 +231,14 @@ class ORGaNICsDEQ(nn.Module):
             self.backend,
             check_values,
         )
+
+    def _gate(self, drive: Tensor, logit: Tensor) -> Tensor:
+        """``sigmoid(logit)`` times the drive, of length 1 with ``normalize_drive``."""
+        if not self.normalize_drive:
+            return logit.sigmoid() * drive
+        if applies(drive, logit):
+            return gated_drive(drive, logit, _gated_drive)
+        return _gated_drive(drive, logit)
 
     def backend_for(self, x: Tensor) -> Choice:
         """Which backend solves for inputs ``x``, and why.
@@ -282,6 +290,10 @@ def _time_constant(name: str, tau: float | Tensor, n: int, factory: dict[str, An
         raise ValueError(f"{name}: got shape {tuple(tau.shape)}, expected a number or ({n},)")
     check_positive(name, as_float_tensor(name, tau))
     return tau.detach().to(**factory).expand(n).clone()
+
+
+def _gated_drive(drive: Tensor, logit: Tensor) -> Tensor:
+    return logit.sigmoid() * _unit_length(drive)
 
 
 def _unit_length(vector: Tensor) -> Tensor:

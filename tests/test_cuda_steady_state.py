@@ -48,7 +48,7 @@ def gradients(state, leaves, seed=0):
 
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize(
-    ("batch", "n", "shared"), [(1, 1, True), (7, 5, False), (20, 16, True), (3, 33, False)]
+    ("batch", "n", "shared"), [(1, 1, True), (7, 5, False), (9, 16, True), (3, 33, False)]
 )
 def test_states_and_gradients_against_float64(batch, n, shared, rectified):
     given = arguments(batch, n, rectified=rectified, seed=n)
@@ -112,7 +112,7 @@ def test_the_layer(recurrence, input_gain):
         close(one.flatten(), other.flatten(), 1e-4)
 
 
-@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("shape", [(), (2, 1)])
 def test_leading_dimensions(shape):
     given = random_parameters(shape, 5, dtype=torch.float32)
     given = {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in given.items()}
@@ -172,10 +172,10 @@ class TestWhatTheKernelsLeaveOpen:
     @pytest.mark.parametrize("factor", [-1.0, 2.0])
     @pytest.mark.parametrize("n", [3, 16])
     def test_hard_circuits_end_as_with_torch(self, n, factor):
-        given = arguments(7, n, seed=5)
+        given = arguments(4, n, seed=5)
         given["recurrent_weight"] = factor * given["recurrent_weight"]
         given["input_drive"] = given["input_drive"] * torch.logspace(
-            -1, 1, 7, device=DEVICE
+            -1, 1, 4, device=DEVICE
         ).unsqueeze(-1)
         circuit = Circuit(**given)
         found = circuit.steady_state(on_failure="ignore", backend="cuda")

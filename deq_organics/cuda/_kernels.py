@@ -5,6 +5,9 @@ registers, vectors of neurons too, and nothing returns to the host in between. P
 of float32 products, never TF32. Names follow the torch code that each function mirrors; sizes are
 padded to ``N``, a power of two, with neurons that have no drive, no weights and ``a = 1``.
 
+Loops that end early are written as a ``for`` with an ``if``: Triton 3.6 fails on some ``while``
+loops.
+
 Matrices come padded, three of them one after another: ``Wr``, ``W`` and the preconditioner's
 inverse. A product contracts their first dimension, which lies within a thread, so that they come
 transposed for a product with the matrix, and as they are for one with its transpose.
@@ -22,7 +25,7 @@ _LARGEST_FACTOR = tl.constexpr(1e4)
 _LARGEST_INVERSE = tl.constexpr(1e4)
 # As in `..solvers.spectrum`; the filter is judged at its first degree and then after every stride.
 _CENTRE, _HALF_WIDTH = tl.constexpr(-0.9), tl.constexpr(0.6)
-_FIRST_DEGREE, _STRIDE, _LAST_DEGREE = tl.constexpr(20), tl.constexpr(4), tl.constexpr(32)
+_FIRST_DEGREE, _STRIDE, _ROUNDS = tl.constexpr(20), tl.constexpr(4), tl.constexpr(4)
 _NEGLIGIBLE = tl.constexpr(1e-3)
 _SIGN_RESIDUAL = tl.constexpr(1e-2)
 _SMALLEST_PIVOT = tl.constexpr(1e-10)
@@ -446,35 +449,36 @@ def _is_stable(
         ratios = tl.full((8,), 1.0, tl.float32)
         ratio = 1.0
         left, degree, undecided = 1.0, 0, True
-        while undecided:
-            # Loaded anew for every round, so that no register holds them while it is judged.
-            recurrent = _matrix(matrices, N, WEIGHTS)
-            pool = _matrix(matrices + N * N, N, WEIGHTS)
-            for _ in range(tl.where(degree == 0, _FIRST_DEGREE, _STRIDE)):
-                # The recurrence of Chebyshev's polynomials, divided by their values at 0.
-                degree += 1
-                next_ratio = tl.where(degree == 1, growth, 1.0 / (2.0 / growth - ratio))
-                forward = tl.where(degree == 1, 1.0, 2.0) * next_ratio / _HALF_WIDTH
-                back = tl.where(degree == 1, 0.0, next_ratio * ratio)
-                ratio = next_ratio
-                recurrent_drive = _product(recurrent, slope * p, N, WEIGHTS)
-                pooled = _product(pool, excitation * p + active * active * q, N, WEIGHTS)
-                next_p = recurrence * recurrent_drive - inhibition * q - leak_y * p
-                next_q = rate_a * pooled - leak_a * q
-                next_p = forward * next_p - back * before_p
-                next_q = forward * next_q - back * before_q
-                before_p, before_q, p, q = p, q, next_p, next_q
-                here = row == degree % 8
-                history_p = tl.where(here[:, None], p[None, :], history_p)
-                history_q = tl.where(here[:, None], q[None, :], history_q)
-                ratios = tl.where(here, ratio, ratios)
-            left = tl.sum(p * p + q * q, axis=0)
-            undecided = (starts == 1) & (left > _NEGLIGIBLE * _NEGLIGIBLE)
+        for _ in range(_ROUNDS):
             if undecided:
-                made_of_stable_modes = _made_of_stable_modes(
-                    history_p, history_q, ratios.to(tl.float64), degree
-                )
-                undecided = ~made_of_stable_modes & (degree < _LAST_DEGREE)
+                # Loaded anew for every round, so that no register holds them while it is judged.
+                recurrent = _matrix(matrices, N, WEIGHTS)
+                pool = _matrix(matrices + N * N, N, WEIGHTS)
+                for _ in range(tl.where(degree == 0, _FIRST_DEGREE, _STRIDE)):
+                    # The recurrence of Chebyshev's polynomials, divided by their values at 0.
+                    degree += 1
+                    next_ratio = tl.where(degree == 1, growth, 1.0 / (2.0 / growth - ratio))
+                    forward = tl.where(degree == 1, 1.0, 2.0) * next_ratio / _HALF_WIDTH
+                    back = tl.where(degree == 1, 0.0, next_ratio * ratio)
+                    ratio = next_ratio
+                    recurrent_drive = _product(recurrent, slope * p, N, WEIGHTS)
+                    pooled = _product(pool, excitation * p + active * active * q, N, WEIGHTS)
+                    next_p = recurrence * recurrent_drive - inhibition * q - leak_y * p
+                    next_q = rate_a * pooled - leak_a * q
+                    next_p = forward * next_p - back * before_p
+                    next_q = forward * next_q - back * before_q
+                    before_p, before_q, p, q = p, q, next_p, next_q
+                    here = row == degree % 8
+                    history_p = tl.where(here[:, None], p[None, :], history_p)
+                    history_q = tl.where(here[:, None], q[None, :], history_q)
+                    ratios = tl.where(here, ratio, ratios)
+                left = tl.sum(p * p + q * q, axis=0)
+                undecided = (starts == 1) & (left > _NEGLIGIBLE * _NEGLIGIBLE)
+                if undecided:
+                    made_of_stable_modes = _made_of_stable_modes(
+                        history_p, history_q, ratios.to(tl.float64), degree
+                    )
+                    undecided = ~made_of_stable_modes
         others_left += left
     bound = tl.where(starts == 1, _NEGLIGIBLE, _PROOF)
     return made_of_stable_modes | (others_left <= bound * bound)
@@ -539,19 +543,20 @@ def solve_kernel(
     basis_r = tl.zeros((DEPTH, N), tl.float32)
     basis_x = tl.zeros((DEPTH, N), tl.float32)
     step = 0
-    while (error > tol) & (step < max_iter):
-        # Where the target is negative, a neuron of the rectified model is silent.
-        firing = target > 0.0 if RECTIFIED else inside
-        factor = _row_factor(diagonal, reference, 1.0 - s)
-        correction = s * _precondition(
-            target - y, 1.0 - s, factor, firing, inverse, recurrent, N, WEIGHTS, INVERSE
-        )
-        v, last_r, last_x, basis_r, basis_x = _propose(
-            v, correction, step, last_r, last_x, basis_r, basis_x, DEPTH
-        )
-        y, a, s, target = _evaluate(v, d, c, pool, recurrent, N, RECTIFIED, WEIGHTS)
-        error = _length(target - y) / tl.maximum(_length(y), drive_length)
-        step += 1
+    for _ in range(max_iter):
+        if error > tol:
+            # Where the target is negative, a neuron of the rectified model is silent.
+            firing = target > 0.0 if RECTIFIED else inside
+            factor = _row_factor(diagonal, reference, 1.0 - s)
+            correction = s * _precondition(
+                target - y, 1.0 - s, factor, firing, inverse, recurrent, N, WEIGHTS, INVERSE
+            )
+            v, last_r, last_x, basis_r, basis_x = _propose(
+                v, correction, step, last_r, last_x, basis_r, basis_x, DEPTH
+            )
+            y, a, s, target = _evaluate(v, d, c, pool, recurrent, N, RECTIFIED, WEIGHTS)
+            error = _length(target - y) / tl.maximum(_length(y), drive_length)
+            step += 1
 
     # `Problem.relative_residual` of what is returned.
     active = tl.maximum(y, 0.0) if RECTIFIED else y
@@ -678,28 +683,49 @@ def adjoint_kernel(
 
     adjoint_y = tl.zeros((N,), tl.float32)
     residual, recurrence, omega = _evaluate_adjoint(
-        adjoint_y, g_y, g_a, gain, slope, inhibition, excitation, active_over, recurrent, pool,
-        N, WEIGHTS,
-    )  # fmt: skip
+        adjoint_y,
+        g_y,
+        g_a,
+        gain,
+        slope,
+        inhibition,
+        excitation,
+        active_over,
+        recurrent,
+        pool,
+        N,
+        WEIGHTS,
+    )
     error = _length(residual) / scale
     last_r = tl.zeros((N,), tl.float32)
     last_x = tl.zeros((N,), tl.float32)
     basis_r = tl.zeros((DEPTH, N), tl.float32)
     basis_x = tl.zeros((DEPTH, N), tl.float32)
     step = 0
-    while (error > tol) & (step < max_iter):
-        correction = _precondition_transposed(
-            residual, gain, factor, firing, inverse, recurrent, N, WEIGHTS, INVERSE
-        )
-        adjoint_y, last_r, last_x, basis_r, basis_x = _propose(
-            adjoint_y, correction, step, last_r, last_x, basis_r, basis_x, DEPTH
-        )
-        residual, recurrence, omega = _evaluate_adjoint(
-            adjoint_y, g_y, g_a, gain, slope, inhibition, excitation, active_over, recurrent, pool,
-            N, WEIGHTS,
-        )  # fmt: skip
-        error = _length(residual) / scale
-        step += 1
+    for _ in range(max_iter):
+        if error > tol:
+            correction = _precondition_transposed(
+                residual, gain, factor, firing, inverse, recurrent, N, WEIGHTS, INVERSE
+            )
+            adjoint_y, last_r, last_x, basis_r, basis_x = _propose(
+                adjoint_y, correction, step, last_r, last_x, basis_r, basis_x, DEPTH
+            )
+            residual, recurrence, omega = _evaluate_adjoint(
+                adjoint_y,
+                g_y,
+                g_a,
+                gain,
+                slope,
+                inhibition,
+                excitation,
+                active_over,
+                recurrent,
+                pool,
+                N,
+                WEIGHTS,
+            )
+            error = _length(residual) / scale
+            step += 1
 
     # `adjoint_residual` of what is returned.
     adjoint_a = g_a - inhibition * adjoint_y + active * active * omega

@@ -70,9 +70,9 @@ class _BoundingScale(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
         weight, slope, right = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            (result,) = torch.autograd.grad(
-                ctx.differentiable(weight), weight, grad, create_graph=True
-            )
+        if torch.is_grad_enabled() or is_transformed(grad):
+            with torch.enable_grad():
+                scale = ctx.differentiable(weight)
+            (result,) = torch.autograd.grad(scale, weight, grad, create_graph=True)
             return result, None, None
         return torch.outer(slope * grad[0], right), None, None

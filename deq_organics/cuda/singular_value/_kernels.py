@@ -35,15 +35,17 @@ def scale_kernel(weight, scale, slope, right, n, bound, N: tl.constexpr):
     unit = 1.0 / tl.maximum(tl.max(tl.max(size, axis=1), axis=0), _TINY)
     entries = entries * unit
     # Hoelder's inequality may prove the bound: then no singular value is needed.
-    step, mixed = 0, ~(rows * columns <= bound * bound)
+    proved = rows * columns <= bound * bound
+    mixed = ~proved
     diagonal = index[:, None] == index[None, :]
     gram = entries
-    while mixed:
-        # All but the first are symmetric; the transpose serves both.
-        gram = tl.dot(gram, tl.trans(gram), input_precision="tf32x3")
-        gram = gram / tl.sum(tl.sum(tl.where(diagonal, gram, 0.0), axis=1), axis=0)
-        mixed = (tl.sum(tl.sum(gram * gram, axis=1), axis=0) < _PURE) & (step < _SQUARINGS)
-        step += 1
+    # Triton 3.6 fails on this loop as a `while`.
+    for _ in range(_SQUARINGS):
+        if mixed:
+            # All but the first are symmetric; the transpose serves both.
+            gram = tl.dot(gram, tl.trans(gram), input_precision="tf32x3")
+            gram = gram / tl.sum(tl.sum(tl.where(diagonal, gram, 0.0), axis=1), axis=0)
+            mixed = tl.sum(tl.sum(gram * gram, axis=1), axis=0) < _PURE
 
     leading = tl.argmax(tl.sum(tl.where(diagonal, gram, 0.0), axis=0), axis=0)
     u = tl.sum(tl.where((index == leading)[:, None], gram, 0.0), axis=0)
@@ -55,9 +57,9 @@ def scale_kernel(weight, scale, slope, right, n, bound, N: tl.constexpr):
     length = tl.sqrt(tl.sum(u * u, axis=0))
     u = _normalized(u)
     sigma = length / unit
-    outside = (step > 0) & ~(sigma <= bound)
-    factor = bound / tl.where(outside, sigma, bound)
-    tl.store(scale, factor)
-    u = u * tl.where(outside, -factor / sigma, 0.0)
+    outside = ~proved & ~(sigma <= bound)
+    sigma = tl.where(outside, sigma, bound)
+    tl.store(scale, bound / sigma)
+    u = u * tl.where(outside, -bound / sigma / sigma, 0.0)
     tl.store(slope + index, u, mask=inside)
     tl.store(right + index, v, mask=inside)
