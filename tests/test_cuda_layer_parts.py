@@ -60,7 +60,7 @@ class TestBound:
         (grad,) = torch.autograd.grad((found * direction).sum(), single)
         (exact,) = torch.autograd.grad((expected * direction.double()).sum(), double)
         # Near one row the gradient vanishes: the scale of what cancels is that of the direction.
-        size = float((constraint._scale(double) * direction.double()).norm())
+        size = float((constraint._scale(double.detach()) * direction.double()).norm())
         assert float((grad - exact).norm()) <= 5e-5 * max(float(exact.norm()), 0.1 * size)
 
     @pytest.mark.parametrize(
