@@ -3,21 +3,24 @@
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
-from importlib.metadata import version
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["machine", "save_json", "table"]
+__all__ = ["machine", "save_json", "table", "write_json"]
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Where the figures were taken, with the load of other work on that machine."""
     facts: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "torch": torch.__version__,
-        "torchdeq": version("torchdeq"),
+        "torchdeq": _version("torchdeq"),
         "python": platform.python_version(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
@@ -26,7 +29,14 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "device": device,
     }
     if device.startswith("cuda"):
-        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts |= {
+            "gpu": torch.cuda.get_device_name(device),
+            "driver": _driver(),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "triton": _version("triton"),
+            "clocks": "as found, not set",
+        }
     return facts
 
 
@@ -42,12 +52,36 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
 
 
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Write the record; a kill at any moment leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(json.dumps(record, indent=2) + "\n")
+    unfinished.replace(path)
+
+
 def save_json(path: Path | None, record: dict[str, Any]) -> None:
-    """Write the record, if a path is given."""
+    """Write the record and say so, if a path is given."""
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2) + "\n")
+        write_json(path, record)
         print(f"written to {path}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _driver() -> str | None:
+    """The version of NVIDIA's driver, if its tool is there to tell."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.split()[0] if done.stdout.split() else None
 
 
 def _cpu_name() -> str:

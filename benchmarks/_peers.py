@@ -8,13 +8,14 @@ forward solver the fastest of all backward solvers.
 """
 
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from _race import Attempt
+from _timing import Clock
 from torch import Tensor
 from torchdeq import get_deq
 from torchdeq.solver import get_solver, register_solver
@@ -263,17 +264,17 @@ def _by_tolerance(
         yield Setting(solver, tol, _MAX_ITER, extra)
 
 
-def _seconds(action: Callable[[], Any], best: float, synchronize: Callable[[], None]) -> float:
+def _seconds(action: Callable[[], Any], best: float, clock: Clock) -> float:
     """The shortest of some runs; hopeless contestants run once."""
     fastest = float("inf")
     for _ in range(6):
-        start = time.perf_counter()
+        start = clock.mark()
         try:
             action()
         except torch.linalg.LinAlgError:
             return float("inf")
-        synchronize()
-        fastest = min(fastest, time.perf_counter() - start)
+        (seconds,) = clock.laps([start, clock.mark()])
+        fastest = min(fastest, seconds)
         if fastest > 2.0 * best:
             break
     return fastest
@@ -298,7 +299,7 @@ def tune_forward(
     starts: tuple[str, ...],
     reference: Reference,
     target: float,
-    synchronize: Callable[[], None],
+    clock: Clock,
 ) -> tuple[Peer | None, float]:
     """The fastest setting that reaches ``target``, or None, and the smallest residual seen."""
     best, best_seconds, best_residual = None, float("inf"), float("inf")
@@ -322,7 +323,7 @@ def tune_forward(
             if _residual(run, reference) > target:
                 continue
             with torch.no_grad():
-                seconds = _seconds(partial(run, reference.tensors), best_seconds, synchronize)
+                seconds = _seconds(partial(run, reference.tensors), best_seconds, clock)
             if seconds < best_seconds:
                 best, best_seconds = peer, seconds
             break
@@ -330,7 +331,7 @@ def tune_forward(
 
 
 def tune_backward(
-    peer: Peer, reference: Reference, gradient_target: float, synchronize: Callable[[], None]
+    peer: Peer, reference: Reference, gradient_target: float, clock: Clock
 ) -> Peer | None:
     """The peer with the fastest backward solver whose gradients are accurate enough."""
     best, best_seconds = None, float("inf")
@@ -348,7 +349,7 @@ def tune_backward(
                 break
             if error > gradient_target:
                 continue
-            seconds = _seconds(partial(reference.gradients, run), best_seconds, synchronize)
+            seconds = _seconds(partial(reference.gradients, run), best_seconds, clock)
             if seconds < best_seconds:
                 best, best_seconds = candidate, seconds
             break
@@ -361,19 +362,30 @@ def tune(
     reference: Reference,
     residual_target: float,
     gradient_target: float,
-    synchronize: Callable[[], None],
+    clock: Clock,
+    attempt: Attempt,
     solvers: tuple[str, ...] = SOLVERS,
 ) -> tuple[list[Peer], dict[str, float]]:
-    """Tuned peers, and the best residual of each solver that does not reach the target."""
+    """Tuned peers, and the best residual of each solver that does not reach the target.
+
+    Solvers whose search fails are in neither.
+    """
     peers, unreached = [], {}
     backward: Setting | None = None
     for solver in solvers:
-        peer, best = tune_forward(solver, map_name, starts, reference, residual_target, synchronize)
+        what = f"tuning torchdeq's {solver} on the {map_name} map"
+        found = attempt(
+            what, partial(tune_forward, solver, map_name, starts, reference, residual_target, clock)
+        )
+        if found is None:
+            continue
+        peer, best = found
         if peer is None:
             unreached[solver] = best
             continue
         if backward is None:
-            tuned = tune_backward(peer, reference, gradient_target, synchronize)
+            search = partial(tune_backward, peer, reference, gradient_target, clock)
+            tuned = attempt(f"{what}: backward", search)
             if tuned is None:
                 unreached[f"{solver} (its gradient)"] = best
                 continue

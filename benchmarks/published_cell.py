@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from sequence import MAX_STEPS, PublishedLoop
+from _sequences import MAX_STEPS, PublishedLoop
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

@@ -2,9 +2,8 @@
 
 Every contestant computes the same: from inputs ``(256, 40)`` the steady-state rates of a layer of
 80 neurons of each type, float32, and the gradients of a randomly weighted sum of the rates by all
-parameters and the input. In each round every contestant runs once, in random order and each after
-an untimed run of its own (so that none pays for what its predecessor left in the caches and the
-allocator); the medians are over rounds, so that a noisy machine slows all alike.
+parameters and the input. Medians over rounds, in each of which every contestant is timed in turn;
+on a GPU by events, and over so many calls in a row that a timing lasts 10 ms.
 
 Two weight settings: as initialised (Wr = I), and trained (``--weights FILE``, by default the
 shipped 80:80 model on codes of real images; without the file a stand-in with
@@ -30,32 +29,37 @@ Printed: medians, ratio to ours, largest relative residual of the batch (both eq
 in float64) and relative error of the gradients (by the circuit's tensors, against float64). Also
 the peak memory of forward and backward, with few and with many iterations.
 
+A contestant that fails does not end the run: its error is printed and recorded, and the exit status
+is 1. The figures are written after each part.
+
     python benchmarks/static_layer.py [--published DIR] [--device cuda] [--out static_layer.json]
 """
 
-import copy
-import random
-import statistics
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
+from _bars import Bar, bar_table
+from _contestants import OURS, PUBLISHED, UNCHECKED, Field, enter
+from _floor import Rates, floor_table, measure_rates, static_work
 from _layer import initial_layer, synthetic_layer, trained_layer
 from _memory import peak_bytes
-from _output import machine, save_json, table
-from _peers import Peer, Reference, Tensors, circuit_tensors, rates_of, tune
+from _output import table
+from _peers import Reference, Tensors, circuit_tensors
+from _race import Pace, race
+from _report import Report
+from _timing import clock_for
 from torch import Tensor
-from tqdm import tqdm
 
 from deq_organics import Circuit, ORGaNICsDEQ
 
 TARGET = 1e-6
-UNCHECKED = "check_stability=False"
+BARRED_SIZE, BARRED_BATCH = 80, 256
+BARRED_OVER_PUBLISHED, BARRED_OVER_TORCHDEQ = 50.0, 5.0
 WEIGHTS = Path(__file__).parents[1] / "examples/weights/static_mnist/80-80.safetensors"
 
 
@@ -64,12 +68,12 @@ class Options:
     hidden_size: int = 80
     batch: int = 256
     rounds: int = 30
-    warm_up: int = 3
+    """Rounds of the race; slow contestants take part in fewer."""
     weights: Path = WEIGHTS
     """Trained weights, a safetensors file written by examples/static_mnist.py."""
     published: Path | None = None
     """Checkout of the authors' repository."""
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     threads: int | None = None
     """Threads of torch; its own default if left out."""
     normalized: bool = True
@@ -78,182 +82,128 @@ class Options:
     """Also measure peak memory."""
     seed: int = 0
     out: Path | None = None
-    """JSON file for the figures."""
+    """JSON file for the figures; on a GPU benchmarks/results/static_layer-NAME.json if left out."""
 
 
-@dataclass(frozen=True)
-class Contestant:
-    """Something that computes rates from the input and is differentiated by its parameters."""
-
-    name: str
-    setting: str
-    rates: Callable[[Tensor], Tensor]
-    parameters: list[Tensor]
-    residual: float
-    gradient_error: float | None
-
-
-def synchronizer(device: str) -> Callable[[], None]:
-    """Waits for what was launched; nothing to wait for on a CPU."""
-    return torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-
-
-def ours(layer: ORGaNICsDEQ, reference: Reference) -> list[Contestant]:
-    accuracy = reference.library(layer.tol)
-    setting = f"solver {layer.solver}, tol {layer.tol:g}"
-    unchecked = copy.deepcopy(layer)
-    unchecked.check_stability = False
-    return [
-        Contestant(name, setting, entry, list(entry.parameters()), *accuracy)
-        for name, entry in (("deq_organics", layer), (f"deq_organics, {UNCHECKED}", unchecked))
-    ]
-
-
-def from_peer(peer: Peer, layer: ORGaNICsDEQ, reference: Reference, suffix: str) -> Contestant:
-    solver = peer.build()
-    accuracy = reference.measure(solver)
-
-    def rates(x: Tensor) -> Tensor:
-        return rates_of(solver(circuit_tensors(layer, x))[0])
-
-    setting = f"{peer.setting} ({solver.iterations} iterations)"
-    return Contestant(peer.name + suffix, setting, rates, list(layer.parameters()), *accuracy)
-
-
-def published(path: Path, layer: ORGaNICsDEQ, x: Tensor, reference: Reference) -> Contestant:
-    """The authors' layer with our layer's weights."""
-    sys.path.insert(0, str(path))
-    from models.fixed_point.ff import ff  # type: ignore[import-not-found]
-
-    free: Any = layer.parametrizations
-    net = ff(layer.input_size, layer.hidden_size, Wr_identity=False)
-    with torch.no_grad():
-        net.Wzx.copy_(layer.input_weight)
-        net.Wbx.copy_(layer.gain_weight)
-        net.b0.copy_(free.baseline_gain.original)
-        net.log_Way.copy_(free.normalization_weight.original)
-        net.Wr.parametrizations.weight.original.copy_(layer.recurrent_weight)
-    net = net.to(x.device).train()
-    with torch.no_grad():
-        # Training mode runs power iterations: let them find the largest singular value.
-        for _ in range(20):
-            net(x)
-        z = torch.nn.functional.linear(x, net.Wzx)
-        z = z / z.norm(dim=1, keepdim=True)
-        y, a = net.steady_state(x, net.B1(x), net.B0(), z)
-    parameters = [part for part in net.parameters() if part.requires_grad]
-    residual = reference.residual(y, a)
-    setting = f"{net.num_iterations} iterations, other equations"
-    return Contestant("published", setting, net, parameters, residual, None)
-
-
-def race(
-    contestants: list[Contestant], x: Tensor, weights: Tensor, options: Options, label: str
-) -> list[tuple[float, float]]:
-    """Median seconds of forward and of forward with backward, for each contestant."""
-    synchronize = synchronizer(options.device)
-    times: list[list[tuple[float, float]]] = [[] for _ in contestants]
-    order = random.Random(options.seed)
-    for number in tqdm(range(-options.warm_up, options.rounds), desc=label, unit="round"):
-        for i in order.sample(range(len(contestants)), len(contestants)):
-            contestant = contestants[i]
-            for timed in (False, number >= 0):
-                start = time.perf_counter()
-                loss = (contestant.rates(x) * weights).sum()
-                synchronize()
-                middle = time.perf_counter()
-                torch.autograd.grad(loss, [*contestant.parameters, x])
-                synchronize()
-                end = time.perf_counter()
-                if timed:
-                    times[i].append((middle - start, end - start))
-    return [
-        (statistics.median(t[0] for t in runs), statistics.median(t[1] for t in runs))
-        for runs in times
-    ]
-
-
-def compare(
-    label: str, layer: ORGaNICsDEQ, x: Tensor, identity: bool, options: Options
-) -> dict[str, Any]:
+def compare(field: Field, rates: Rates | None, options: Options, report: Report) -> None:
     """Tune, race and print all contestants with one set of weights."""
-    layer, x = layer.to(options.device), x.to(options.device).requires_grad_()
+    label, layer, x, _ = field
     generator = torch.Generator().manual_seed(options.seed)
     weights = torch.randn(options.batch, options.hidden_size, generator=generator)
     weights = weights.to(options.device)
     with torch.no_grad():
         tensors = circuit_tensors(layer, x)
-    reference = Reference(tensors, weights)
-    synchronize = synchronizer(options.device)
-    contestants = ours(layer, reference)
-    gradient_target = max(TARGET, contestants[0].gradient_error or 0.0)
-
-    races: list[tuple[str, str, tuple[str, ...], tuple[str, ...] | None]] = [
-        ("", "circuit", ("rest",) if identity else ("rest", "closed form"), None)
-    ]
-    if identity:
-        races.append((" (at the solution)", "circuit", ("closed form",), ("fixed_point_iter",)))
-    if options.normalized:
-        races.append((" on the normalized map", "normalized", ("zero",), None))
-    unreached: dict[str, float] = {}
-    for suffix, map_name, starts, solvers in tqdm(races, desc=f"{label}: tuning", unit="map"):
-        chosen = {} if solvers is None else {"solvers": solvers}
-        peers, missed = tune(
-            map_name, starts, reference, TARGET, gradient_target, synchronize, **chosen
-        )
-        contestants += [from_peer(peer, layer, reference, suffix) for peer in peers]
-        unreached |= {f"torchdeq {name}{suffix}": best for name, best in missed.items()}
-    if options.published is not None:
-        contestants.append(published(options.published, layer, x, reference))
-
-    medians = race(contestants, x, weights, options, label)
-    own = medians[0][1]
-    rows, results = [], []
-    for contestant, (forward, total) in zip(contestants, medians, strict=True):
-        error = contestant.gradient_error
-        rows.append(
-            [
-                contestant.name,
-                f"{1e3 * total:.2f}",
-                f"{1e3 * forward:.2f}",
-                f"{total / own:.1f}",
-                f"{contestant.residual:.1e}",
-                "-" if error is None else f"{error:.1e}",
-            ]
-        )
-        results.append(
-            {
-                "name": contestant.name,
-                "setting": contestant.setting,
-                "milliseconds": 1e3 * total,
-                "forward_milliseconds": 1e3 * forward,
-                "ratio": total / own,
-                "residual": contestant.residual,
-                "gradient_error": error,
-            }
-        )
-    header = ["", "ms", "forward", "ratio", "residual", "gradient error"]
-    print(f"\n{label}: n = {options.hidden_size}, batch {options.batch}, {options.rounds} rounds")
-    print(table(header, rows))
+    clock = clock_for(options.device)
+    contestants, unreached = enter(
+        field,
+        Reference(tensors, weights),
+        TARGET,
+        clock,
+        lambda what, action: report.attempt(f"{label}: {what}", action),
+        normalized=options.normalized,
+        published_code=options.published,
+    )
+    contenders = [contestant.contender(weights) for contestant in contestants]
+    pace = Pace(options.rounds)
+    times = race(contenders, x, clock, pace, report.attempt, label, options.seed)
+    figures = []
     for contestant in contestants:
-        print(f"  {contestant.name}: {contestant.setting}")
+        figure: dict[str, Any] = {
+            "name": contestant.name,
+            "setting": contestant.setting,
+            "residual": contestant.residual,
+            "gradient_error": contestant.gradient_error,
+        }
+        if contestant.name in times:
+            timed = times[contestant.name]
+            figure |= timed.record()
+            if OURS in times:
+                figure["ratio"] = timed.median_total / times[OURS].median_total
+        figures.append(figure)
+    result = {"weights": label, "contestants": figures, "unreached": unreached}
+    report.record.setdefault("results", []).append(result)
+    report.add()
+    print(f"\n{label}: n = {options.hidden_size}, batch {options.batch}, {options.rounds} rounds")
+    print_comparison(figures, unreached)
+    print(report.failed(label))
+    if rates is not None:
+        with torch.no_grad():
+            iterations = int(layer.steady_state(x).iterations.max())
+        work = static_work(options.hidden_size, options.batch, x.shape[-1], iterations)
+        result["floor"] = {"iterations": iterations, **work.record(rates)}
+        own = {"highest": 1e3 * times[OURS].median_total} if OURS in times else {}
+        print(f"{iterations} iterations; {floor_table(work, rates, own)}")
+    report.add()
+
+
+def print_comparison(figures: list[dict[str, Any]], unreached: dict[str, float]) -> None:
+    """The table, the settings, and the ratios that count."""
+    columns = {
+        "milliseconds": ".3f",
+        "forward_milliseconds": ".3f",
+        "rounds": "d",
+        "ratio": ".1f",
+        "residual": ".1e",
+        "gradient_error": ".1e",
+    }
+    rows = [
+        [
+            figure["name"],
+            *(
+                "-" if figure.get(name) is None else format(figure[name], spec)
+                for name, spec in columns.items()
+            ),
+        ]
+        for figure in figures
+    ]
+    header = ["", "ms", "forward", "rounds", "ratio", "residual", "gradient error"]
+    print(table(header, rows))
+    for figure in figures:
+        print(f"  {figure['name']}: {figure['setting']}")
     for name, best in unreached.items():
         print(f"  {name}: no setting reaches {TARGET:g}; its best residual is {best:.1e}")
-    rivals = [
-        result["ratio"]
-        for result in results
-        if result["name"].startswith("torchdeq") and result["name"].count(" ") == 1
+    rival, theirs = ratio_of_torchdeq(figures), ratio_of(figures, PUBLISHED)
+    if rival is not None:
+        print(f"  the fastest of torchdeq's solvers takes {rival:.1f} times as long as ours")
+    if theirs is not None:
+        unchecked = ratio_of(figures, UNCHECKED)
+        beside = "" if unchecked is None else f", {theirs / unchecked:.1f} times {UNCHECKED}"
+        print(f"  the published layer takes {theirs:.1f} times as long as {OURS}{beside}")
+
+
+def ratio_of(figures: list[dict[str, Any]], name: str) -> float | None:
+    """A contestant's time over ours."""
+    return next((figure.get("ratio") for figure in figures if figure["name"] == name), None)
+
+
+def ratio_of_torchdeq(figures: list[dict[str, Any]]) -> float | None:
+    """The time of the fastest of torchdeq's solvers, on the circuit's own map, over ours."""
+    ratios = [
+        figure["ratio"]
+        for figure in figures
+        # A name with more words has a suffix: another map, or a start at the solution.
+        if figure["name"].startswith("torchdeq") and figure["name"].count(" ") == 1
+        if "ratio" in figure
     ]
-    if rivals:
-        print(f"  the fastest of torchdeq's solvers takes {min(rivals):.1f} times as long as ours")
-    unchecked = medians[1][1]
-    if options.published is not None:
-        theirs = medians[-1][1]
-        print(
-            f"  the published layer takes {theirs / own:.1f} times as long as ours, "
-            f"{theirs / unchecked:.1f} times with {UNCHECKED}"
-        )
-    return {"weights": label, "contestants": results, "unreached": unreached}
+    return min(ratios, default=None)
+
+
+def bars(results: list[dict[str, Any]], options: Options) -> list[Bar]:
+    """What the layer has to reach on a GPU, at the size that the bars are set for."""
+    at_bar = (options.hidden_size, options.batch) == (BARRED_SIZE, BARRED_BATCH)
+    if not (at_bar and options.device == "cuda"):
+        return []
+    found = []
+    for result in results:
+        label, figures = result["weights"], result["contestants"]
+        theirs, rival = ratio_of(figures, PUBLISHED), ratio_of_torchdeq(figures)
+        residuals = [figure["residual"] for figure in figures if figure["name"] == OURS]
+        found += [
+            Bar(f"{label}: residual of ours", "at most", TARGET, max(residuals, default=None)),
+            Bar(f"{label}: published over ours", "at least", BARRED_OVER_PUBLISHED, theirs),
+            Bar(f"{label}: fastest torchdeq over ours", "at least", BARRED_OVER_TORCHDEQ, rival),
+        ]
+    return found
 
 
 def memory(layer: ORGaNICsDEQ, x: Tensor, options: Options) -> list[dict[str, Any]]:
@@ -262,7 +212,6 @@ def memory(layer: ORGaNICsDEQ, x: Tensor, options: Options) -> list[dict[str, An
     For Algorithm 1 the layer's circuits are made hard, so that it really uses 200 iterations: -Wr
     in place of Wr, and input drives scaled by factors from 0.01 to 4.
     """
-    layer, x = layer.to(options.device), x.to(options.device)
     with torch.no_grad():
         easy = Tensors(*(part.double() for part in circuit_tensors(layer, x)))
         factors = torch.linspace(0.01, 4.0, len(easy.d)).to(easy.d).unsqueeze(-1)
@@ -299,32 +248,48 @@ def memory(layer: ORGaNICsDEQ, x: Tensor, options: Options) -> list[dict[str, An
     return records
 
 
-def main(options: Options) -> None:
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    facts = machine(options.device)
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    size, batch, seed = options.hidden_size, options.batch, options.seed
-    results = [compare("initial weights", *initial_layer(size, batch, seed), True, options)]
-    if options.weights.is_file() and size == 80:
-        label, (layer, x) = "trained weights", trained_layer(options.weights, batch)
+def at_initialisation(options: Options) -> Field:
+    """The weights that the layer starts from."""
+    layer, x = initial_layer(options.hidden_size, options.batch, options.seed)
+    return _on_device(Field("initial weights", layer, x, True), options)
+
+
+def after_training(options: Options) -> Field:
+    """Trained weights, or where there are none of that size, a stand-in."""
+    if options.weights.is_file() and options.hidden_size == 80:
+        label = "trained weights"
+        layer, x = trained_layer(options.weights, options.batch)
     else:
         label = "stand-in for trained weights, Wr = (I + 0.3 G / sqrt(n)) / its norm"
-        layer, x = synthetic_layer(size, batch, seed)
-    results.append(compare(label, layer, x, False, options))
-    record = {
-        "benchmark": "static_layer",
-        "machine": facts,
-        "options": {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in asdict(options).items()
-            if key not in ("out", "published", "weights")
-        },
-        "results": results,
-        "memory": memory(layer, x, options) if options.memory else None,
-    }
-    save_json(options.out, record)
+        layer, x = synthetic_layer(options.hidden_size, options.batch, options.seed)
+    return _on_device(Field(label, layer, x, False), options)
+
+
+def _on_device(field: Field, options: Options) -> Field:
+    device = options.device
+    return field._replace(layer=field.layer.to(device), x=field.x.to(device).requires_grad_())
+
+
+def main(options: Options) -> int:
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    report = Report("static_layer", options)
+    rates = report.attempt("rates of the device", lambda: measure_rates(options.device))
+    report.add(rates=rates and vars(rates))
+    for build in (at_initialisation, after_training):
+        field = report.attempt(build.__name__, partial(build, options))
+        if field is None:
+            continue
+        report.attempt(field.label, partial(compare, field, rates, options, report))
+        if options.memory and not field.at_initialisation:
+            measured = partial(memory, field.layer, field.x, options)
+            report.add(memory=report.attempt("memory", measured))
+    checked = bars(report.record.get("results", []), options)
+    report.add(bars=[bar.record() for bar in checked])
+    if checked:
+        print(f"\n{bar_table(checked)}")
+    return report.close()
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(main(tyro.cli(Options, description=__doc__)))

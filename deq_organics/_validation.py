@@ -1,7 +1,7 @@
 """Checks of arguments. Each error names the argument, what came and what was expected."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 __all__ = [
     "as_float_tensor",
+    "check_all_finite",
     "check_bool",
     "check_broadcast",
     "check_choice",
@@ -55,6 +56,16 @@ def check_finite(name: str, tensor: Tensor) -> None:
         raise ValueError(
             f"{name}: got {bad} NaN or infinite values of {finite.numel()}, expected finite values"
         )
+
+
+def check_all_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Like :func:`check_finite` for each tensor by its name, but waits for the device once."""
+    if any(_skips_values(tensor) for tensor in tensors.values()):
+        return
+    finite = [torch.isfinite(physical(tensor)).all() for tensor in tensors.values()]
+    if not torch.stack(finite).all():
+        for name, tensor in tensors.items():
+            check_finite(name, tensor)
 
 
 def check_positive(name: str, tensor: Tensor, *, allow_zero: bool = False) -> None:

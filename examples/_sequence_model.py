@@ -13,8 +13,9 @@ from recurrent import ORGaNICsCell, ORGaNICsRNN, State
 
 SIDE = 28
 PERMUTATION_SEED = 2024
-# The start as leaky integrators: dt/tau as parts of their maxima, entries of W, a gain.
-SLOWEST, FASTEST = 0.03, 0.95
+# The start as leaky integrators: dt/tau as parts of their maxima, entries of W, a gain. The slowest
+# neurons remember a part of the sequence, whatever its length.
+SLOWEST_TIMES_STEPS, FASTEST = 5.88, 0.95
 LARGEST_NORMALIZATION = 0.05
 READOUT_GAIN = 5.0
 
@@ -122,7 +123,7 @@ class Classifier(nn.Module):
         state = self.rnn.rest_state() if recipe.integrators else self.rnn.draw_state()
         self.register_buffer("first_state", torch.cat(state))
         if recipe.integrators and self.cell is not None:
-            start_as_integrators(self.cell)
+            start_as_integrators(self.cell, steps=self.side**2)
             with torch.no_grad():
                 self.readout.weight *= READOUT_GAIN
 
@@ -139,29 +140,39 @@ class Classifier(nn.Module):
 
     def outputs(self, images: Tensor) -> Tensor:
         """Maps images `(N, 28, 28)` to the layer's output after every step, `(T, N, n)`."""
-        if isinstance(self.rnn, nn.LSTM):
-            return self.rnn(self.sequences(images))[0]
-        state = self.first_state.unsqueeze(1).expand(-1, len(images), -1)
-        return self.rnn(self.sequences(images), State(*state.unsqueeze(1)))[0]
+        return self._run(images)[0]
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images `(N, 28, 28)` to scores `(N, 10)`."""
-        return self.readout(self.outputs(images)[-1])
+        # Of the last state: the last of all outputs would get a gradient for each of them.
+        return self.readout(self._run(images)[1][0][-1])
+
+    def _run(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """All outputs, and the last state, the output `(1, N, n)` first."""
+        if isinstance(self.rnn, nn.LSTM):
+            return self.rnn(self.sequences(images))
+        state = self.first_state.unsqueeze(1).expand(-1, len(images), -1)
+        return self.rnn(self.sequences(images), State(*state.unsqueeze(1)))
 
 
 @torch.no_grad()
-def start_as_integrators(cell: ORGaNICsCell) -> None:
+def start_as_integrators(cell: ORGaNICsCell, steps: int) -> None:
     """Starts the neurons as leaky integrators with a wide range of time constants.
 
     Each excites itself alone (Wr = I) and is normalized weakly, so that it remembers what it has
     seen for tau / sqrt(a) steps; dt/tau are log-uniform, so that some remember many rows of an
     image and others tell neighbouring pixels apart.
+
+    Args:
+        cell: the circuits.
+        steps: of an image.
     """
     size = cell.hidden_size
+    slowest = min(FASTEST, SLOWEST_TIMES_STEPS / steps)
     cell.recurrent_weight = torch.eye(size)
     cell.normalization_weight = LARGEST_NORMALIZATION * (1 - torch.rand(size, size))
     for part in State._fields:
-        step = cell.max_steps[part[0]] * FASTEST * (SLOWEST / FASTEST) ** torch.rand(size)
+        step = cell.max_steps[part[0]] * FASTEST * (slowest / FASTEST) ** torch.rand(size)
         if cell.learn_time_constants:
             setattr(cell, f"step_{part}", step)
         else:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 EVALUATION_BATCH = 1000
+# Steps between two looks at the loss on a GPU, which each look leaves without work for a while.
+WATCHED_STEPS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,7 @@ class _Trainer:
                 f"{processes} processes; expected an image for each process in every batch"
             )
         self.model = model.to(accelerator.device)
-        self.average = AveragedModel(self.model, multi_avg_fn=_average(recipe.ema_decay))
+        self.average = AveragedModel(self.model, multi_avg_fn=self._average)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.model, recipe.weight_decay), lr=recipe.learning_rate, fused=True
         )
@@ -224,39 +226,35 @@ class _Trainer:
         permutation = torch.randperm(len(self.data.train), generator=order)
         batches = permutation.to(self.accelerator.device).tensor_split(self.batches)
         self.parallel.train()
-        losses, norms, largest = 0.0, 0.0, 0.0
+        watched = _Watched()
+        interval = WATCHED_STEPS if self.accelerator.device.type == "cuda" else 1
         progress = tqdm(
             batches,
             desc=f"epoch {epoch}/{self.recipe.epochs}",
             leave=False,
             disable=None if self.accelerator.is_main_process else True,
         )
-        for batch in progress:
+        for number, batch in enumerate(progress, 1):
             mine = batch[rank::processes]
             loss = self.task.loss(self.parallel, self.data.train[mine])
             # The processes' gradients are averaged; the weight makes that the batch's mean.
             self.stepper.zero_grad()
             self.accelerator.backward(loss * (len(mine) * processes / len(batch)))
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            value, norm = loss.item(), get_total_norm(gradients).item()
-            if not (math.isfinite(value) and math.isfinite(norm)):
-                raise ExampleError(
-                    f"the loss is {value} and the norm of its gradient {norm} in epoch {epoch}; "
-                    "expected finite ones: the recipe's learning rate "
-                    f"{self.recipe.learning_rate:g} may be too large"
-                )
+            watched.add(loss.detach(), get_total_norm(gradients))
             self.stepper.step()
             self.scheduler.step()
             self.average.update_parameters(self.model)
-            losses += value
-            norms += norm
-            largest = max(largest, norm)
-            progress.set_postfix(loss=f"{value:.4f}", refresh=False)
-        return {
-            "loss": losses / len(batches),
-            "gradient_norm": norms / len(batches),
-            "largest_gradient_norm": largest,
-        }
+            if number % interval == 0 or number == len(batches):
+                value, norm = watched.read()
+                if not (math.isfinite(value) and math.isfinite(norm)):
+                    raise ExampleError(
+                        f"the loss is {value} and the norm of its gradient {norm} in epoch {epoch};"
+                        " expected finite ones: the recipe's learning rate "
+                        f"{self.recipe.learning_rate:g} may be too large"
+                    )
+                progress.set_postfix(loss=f"{value:.4f}", refresh=False)
+        return watched.summary()
 
     def finish_epoch(self, epoch: int, trained: Mapping[str, float]) -> None:
         """Validates the averaged weights, prints the epoch's line and writes the checkpoint."""
@@ -314,18 +312,43 @@ class _Trainer:
         self.epoch, self.seconds = checkpoint.epoch, checkpoint.seconds
         self.best, self.history = checkpoint.best, checkpoint.history
 
+    def _average(self, averages: Any, values: Any, _: Tensor | int) -> None:
+        """The rule of the averaged weights: young averages forget their start faster."""
+        # The argument is a copy on the device, whose value would have to be waited for.
+        updates = int(self.average.n_averaged)
+        young = (1 + updates) / (10 + updates)
+        get_ema_multi_avg_fn(min(self.recipe.ema_decay, young))(averages, values, updates)
+
     def _seconds(self) -> float:
         return self.seconds + time.perf_counter() - self.started
 
 
-def _average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
-    """The averaging rule for `AveragedModel`: young averages forget their start faster."""
+class _Watched:
+    """The losses of an epoch and the norms of their gradients, read from the device together."""
 
-    def update(averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor | int) -> None:
-        young = (1 + int(updates)) / (10 + int(updates))
-        get_ema_multi_avg_fn(min(decay, young))(averages, values, updates)
+    def __init__(self) -> None:
+        self._unread: list[Tensor] = []
+        self._read: list[tuple[float, float]] = []
 
-    return update
+    def add(self, loss: Tensor, norm: Tensor) -> None:
+        """Those of a step, which need not be over."""
+        self._unread.append(torch.stack([loss, norm]))
+
+    def read(self) -> tuple[float, float]:
+        """Waits for all steps; the last loss and norm, or the first ones that are not finite."""
+        steps = [(loss, norm) for loss, norm in torch.stack(self._unread).tolist()]
+        self._unread.clear()
+        self._read += steps
+        return next((step for step in steps if not all(map(math.isfinite, step))), steps[-1])
+
+    def summary(self) -> dict[str, float]:
+        """The mean loss, and the mean and the largest norm, of all that was read."""
+        losses, norms = zip(*self._read, strict=True)
+        return {
+            "loss": sum(losses) / len(losses),
+            "gradient_norm": sum(norms) / len(norms),
+            "largest_gradient_norm": max(norms),
+        }
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from deq_organics._validation import (
     as_float_tensor,
+    check_all_finite,
     check_choice,
     check_finite,
     check_number,
@@ -293,8 +294,8 @@ def check_state(state: State, shape: tuple[int, ...], weight: Tensor) -> State:
             f"state: got {type(state).__name__}{length}, expected a State of four tensors"
         )
     state = State(*state)
-    for name, tensor in zip(State._fields, state, strict=True):
-        name = f"state.{name}"
+    named = {f"state.{name}": tensor for name, tensor in state._asdict().items()}
+    for name, tensor in named.items():
         as_float_tensor(name, tensor)
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
@@ -303,7 +304,7 @@ def check_state(state: State, shape: tuple[int, ...], weight: Tensor) -> State:
                 f"{name}: got {tensor.dtype} on {tensor.device}, "
                 f"expected {weight.dtype} on {weight.device} as the parameters"
             )
-        check_finite(name, tensor)
+    check_all_finite(named)
     return state
 
 

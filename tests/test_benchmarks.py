@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -53,3 +54,18 @@ def test_layer_is_raced_at_equal_accuracy(tmp_path):
     few, many = record["memory"][-2:]
     assert (few["iterations"], few["peak_bytes"]) < (many["iterations"], many["peak_bytes"] + 1)
     assert many["peak_bytes"] == pytest.approx(few["peak_bytes"], rel=0.02)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize(
+    ("script", "sizes"),
+    [
+        ("sequence.py", "--hidden-sizes 16 --steps 6 --batch 4 --rounds 2 --memory-steps 6"),
+        ("static_layer.py", "--hidden-size 6 --batch 8 --rounds 2 --no-normalized"),
+    ],
+)
+def test_on_cuda(script, sizes, tmp_path):
+    record = run(script, tmp_path / "out.json", "--device", "cuda", *sizes.split())
+    assert record["failures"] == {}
+    assert record["machine"]["gpu"] == torch.cuda.get_device_name()
+    assert record["rates"]["operations"].keys() == {"highest", "high", "medium"}

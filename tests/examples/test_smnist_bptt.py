@@ -13,7 +13,7 @@ import smnist_bptt
 import torch
 from _mnist import Images
 from _runs import short_run
-from _sequence_model import SLOWEST, Architecture, Classifier, SequenceRecipe
+from _sequence_model import SLOWEST_TIMES_STEPS, Architecture, Classifier, SequenceRecipe
 from _trajectories import LIMIT, find_bounds
 from smnist_bptt import FEW_IMAGES_RECIPE, PAPER_RECIPE, SequenceTask
 
@@ -158,15 +158,16 @@ def test_fixed_time_constants_are_not_learned() -> None:
     assert {f"rnn.cells.0.step_{part}" for part in State._fields} <= set(fixed.state_dict())
 
 
-def test_neurons_start_as_integrators_with_a_wide_range_of_time_constants() -> None:
-    cell = build(hidden_size=500).cell
+@pytest.mark.parametrize("resize", [4, 14, 28])
+def test_neurons_start_as_integrators_with_a_wide_range_of_time_constants(resize: int) -> None:
+    cell = build(hidden_size=500, resize=resize).cell
     assert cell is not None
     assert torch.equal(cell.recurrent_weight, torch.eye(500))
     recipe = FEW_IMAGES_RECIPE
     largest = (recipe.max_step_y, recipe.max_step_a, recipe.max_step_b, recipe.max_step_b)
     for name, bound in zip(State._fields, largest, strict=True):
         parts = getattr(cell, f"step_{name}").detach() / bound
-        assert 0.99 * SLOWEST <= parts.min() < 1.5 * SLOWEST
+        assert 0.99 * SLOWEST_TIMES_STEPS <= parts.min() * resize**2 < 1.5 * SLOWEST_TIMES_STEPS
         assert 0.8 < parts.max() < 1
 
 

@@ -11,7 +11,11 @@ from _kernels import DEVICE, KERNELS
 from recurrent import ORGaNICsRNN, State
 from recurrent.backends import cuda
 from recurrent.backends.cuda import forward, tiles
+from recurrent.backends.folding import fold
 
+ACCURATE = tiles.Precision(torch.float32, "tf32x3")
+TF32 = tiles.Precision(torch.float32, "tf32")
+BFLOAT16 = tiles.Precision(torch.bfloat16, "tf32")
 FAST = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
 MODELS = [{}, {"rectifier": "after_weights"}, {"rectified": False}]
 VARIANTS = [
@@ -163,14 +167,14 @@ def test_precision_is_that_of_torch(matmul_precision):
     for name, dot in expected.items():
         matmul_precision(name)
         dtype = torch.bfloat16 if name == "medium" else torch.float32
-        assert tiles.precision() == (dtype, dot)
+        assert tiles.chosen_precision() == (dtype, dot)
 
 
 def test_precision_by_the_newer_option(matmul_precision):
     torch.backends.cuda.matmul.fp32_precision = "tf32"
-    assert tiles.precision() == (torch.float32, "tf32")
+    assert tiles.chosen_precision() == (torch.float32, "tf32")
     torch.backends.cuda.matmul.fp32_precision = "ieee"
-    assert tiles.precision() == (torch.float32, "tf32x3")
+    assert tiles.chosen_precision() == (torch.float32, "tf32x3")
 
 
 # Half a unit in the last place of 8 and of 11 bits, and what rounds them together. The
@@ -210,6 +214,26 @@ def test_a_gpu_takes_the_kernels():
     assert choice.reason == "first choice"
 
 
+@pytest.mark.parametrize("units", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize(("shared", "smallest"), [(101376, 2), (166912, 2), (232448, 3)])
+def test_tiles_fit_into_shared_memory(units, shared, smallest, monkeypatch):
+    """Those of compute capability 8.9, 8.0 and 9.0, with blocks left to fetch ahead."""
+    monkeypatch.setattr(tiles, "_shared_memory", lambda device: shared)
+    for recurrence, gains in (
+        ("identity", "dynamic"),
+        ("spectral", "dynamic"),
+        ("spectral", "fixed"),
+    ):
+        rnn = ORGaNICsRNN(1, units, recurrence=recurrence, input_gains=gains)
+        weights = fold(rnn.cells[0].parameters_of_step())
+        for tile in (tiles.forward_tile(units), tiles.adjoint_tile(units)):
+            constants = tile.arguments(weights, ACCURATE, DEVICE)
+            blocks = constants["GROUP"] * (constants["STAGES"] - 1)
+            assert 4 * blocks * constants["ROWS"] * constants["COLUMNS"] < shared
+            assert constants["STAGES"] >= smallest
+            assert weights.gates is not None or constants["GROUP"] in (1, 2)
+
+
 POINTERS = {
     "sequence_kernel": (
         *("weights", "keep_y", "keep_a", "semisaturation", "gate_step", "y_state", "a_state"),
@@ -223,37 +247,48 @@ POINTERS = {
 }
 COUNTS = ("steps", "samples", "neurons")
 # Bytes of spilled registers by padded size; at 256 a thread has but 128 registers.
-LARGEST_STACK = {64: 128, 128: 512, 256: 768}
+LARGEST_STACK = {16: 64, 32: 64, 64: 320, 128: 320, 256: 768}
 
 
-def program(kernel, units, dtype=torch.float32, missing=(), **options):
+def program(kernel, units, precision=ACCURATE, missing=(), **options):
     """A kernel as the backend launches it on an H100; arguments that are `missing` are None."""
-    tile = tiles.tile_for(units)
-    types = dict.fromkeys(POINTERS[kernel], "*fp32") | dict.fromkeys(COUNTS, "i32")
-    if dtype == torch.bfloat16:
-        types["weights"] = "*bf16"
-    present = {name: kind for name, kind in types.items() if name not in missing}
-    constants = {name: None for name in types if name in missing} | {
-        "PADDED": tile.padded,
-        "ROWS": tile.rows,
-        "COLUMNS": tile.columns,
-        "SAMPLES": tile.samples,
+    forward = kernel == "sequence_kernel"
+    tile = tiles.forward_tile(units) if forward else tiles.adjoint_tile(units)
+    constants = {
         "RECTIFIED": True,
         "AFTER_WEIGHTS": False,
         "IDENTITY": False,
         "DYNAMIC": True,
-        "KEEP" if kernel == "sequence_kernel" else "GIVEN": True,
-        "PRECISION": "tf32" if dtype == torch.bfloat16 else "tf32x3",
-        "STAGES": tile.stages(dtype, torch.device("cpu")),
+        "KEEP" if forward else "GIVEN": True,
         **options,
     }
-    return Program("recurrent.backends.cuda._kernels", kernel, present, constants, tile.warps)
+    rnn = ORGaNICsRNN(
+        1,
+        units,
+        recurrence="identity" if constants["IDENTITY"] else "unconstrained",
+        input_gains="dynamic" if constants["DYNAMIC"] else "fixed",
+    )
+    weights = fold(rnn.cells[0].parameters_of_step())
+    tile_arguments = tile.arguments(weights, precision, torch.device("cpu"))
+    warps = tile_arguments.pop("num_warps")
+    tile_arguments.pop("enable_fp_fusion")
+    types = dict.fromkeys(POINTERS[kernel], "*fp32") | dict.fromkeys(COUNTS, "i32")
+    if precision.dtype == torch.bfloat16:
+        types["weights"] = "*bf16"
+    constants |= dict.fromkeys(missing) | tile_arguments
+    types = {name: kind for name, kind in types.items() if name not in missing}
+    return Program("recurrent.backends.cuda._kernels", kernel, types, constants, warps)
 
 
 def test_the_kernels_compile_for_a_gpu():
     programs = [
         *(program(kernel, units) for kernel in POINTERS for units in (16, 32, 64, 128, 256)),
-        *(program(kernel, 128, torch.bfloat16) for kernel in POINTERS),
+        *(
+            program(kernel, units, precision)
+            for kernel in POINTERS
+            for precision in (TF32, BFLOAT16)
+            for units in (64, 128, 256)
+        ),
         program("sequence_kernel", 64, missing=("activities", "gains"), KEEP=False),
         program("sequence_kernel", 64, missing=("gate_step", "gates", "gains"), DYNAMIC=False),
         program("adjoint_kernel", 64, missing=("gate_step", "gates", "grad_gates"), DYNAMIC=False),

@@ -8,37 +8,68 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SMALL = ("--hidden-sizes", "4", "--steps", "5", "--batch", "3", "--rounds", "2")
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
+    """A script's exit status and figures."""
+
     def start(name, *options):
         out = tmp_path / "report.json"
         script = str(BENCHMARKS / name)
         monkeypatch.syspath_prepend(BENCHMARKS)
         monkeypatch.setattr(sys, "argv", [script, *options, "--out", str(out)])
-        runpy.run_path(script, run_name="__main__")
-        return json.loads(out.read_text())
+        status = 0
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            status = end.code
+        return status, json.loads(out.read_text())
 
     return start
 
 
 def test_sequence(run):
-    sizes = ("--hidden-sizes", "4", "--steps", "5", "--batch", "3", "--rounds", "2")
-    report = run("sequence.py", *sizes, "--memory-steps", "4")
-    times = report["time"]["4"]
-    assert times["ms_per_step"].keys() == {"fused", "reference", "lstm"}
-    assert times["fused_over"].keys() == {"reference", "lstm"}
-    assert all(peak > 0 for peak in report["memory"]["peak_bytes"].values())
+    status, report = run("sequence.py", *SMALL, "--memory-steps", "4")
+    assert status == 0
+    assert report["failures"] == {}
+    (result,) = report["results"]
+    assert (result["units"], result["steps"]) == (4, 5)
+    figures = result["contenders"]
+    assert figures.keys() == {"auto", "fused", "reference", "nn.LSTM"}
+    for figure in figures.values():
+        assert 0 < figure["forward_milliseconds"] < figure["milliseconds"]
+        assert len(figure["seconds"]["total"]) == figure["rounds"] == 2
+        assert figure["peak_bytes"] > 0
+    assert figures["auto"]["ratio"] == 1
+    assert set(figures["auto"]["gradient_errors"]) >= {"recurrent_weight", "input", "initial a"}
+    assert {bar["verdict"] for bar in report["bars"]} == {"met"}
+    assert result["floor"]["floor_seconds"]["highest"] > 0
+
+
+def test_contender_that_fails_costs_nothing_but_its_own_figures(run, tmp_path):
+    status, report = run(
+        "sequence.py",
+        *SMALL,
+        *("--memory-steps", "0", "--without", "fused", "--published", str(tmp_path)),
+    )
+    assert status == 1
+    assert list(report["failures"]) == ["4 units: published"]
+    assert "models" in report["failures"]["4 units: published"]
+    figures = report["results"][0]["contenders"]
+    assert "fused" not in figures
+    assert "milliseconds" not in figures["published"]
+    assert all("milliseconds" in figures[name] for name in ("auto", "reference", "nn.LSTM"))
 
 
 def test_boundedness(run):
     sizes = ("--cells", "4", "--hidden-size", "4", "--steps", "200")
     sweep = ("--step-sizes", "0.02", "1.0", "--singular-values", "1", "9")
-    rows = run("boundedness.py", *sizes, *sweep)["rows"]
+    _, report = run("boundedness.py", *sizes, *sweep)
     found = {
         (row["model"], row["largest_singular_value"], row["step_size"]): row["diverged"]
-        for row in rows
+        for row in report["rows"]
     }
     assert len(found) == 8
     assert found["rectified", 1.0, 0.02] == 0

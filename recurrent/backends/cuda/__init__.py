@@ -56,7 +56,9 @@ class CudaBackend:
         y, a, *gains = sequence.state
         arguments = (sequence.x, y, a, torch.cat(gains, -1), *fold(sequence.parameters).flat())
         needed = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in arguments)
-        ys, y, a, stacked = _CudaSequence.apply(sequence.model, needed, *arguments)
+        # Triton launches on the current device, which need not be that of the tensors.
+        with torch.cuda.device_of(sequence.x):
+            ys, y, a, stacked = _CudaSequence.apply(sequence.model, needed, *arguments)
         return ys, State(y, a, *stacked.chunk(2, -1))
 
 

@@ -6,7 +6,8 @@ next ones on their way while one is multiplied. All products of a step read the 
 so that one loop over the blocks of all steps never waits for a step to end before it fetches more.
 
 Neurons are padded to ``PADDED``, a power of two, with zero weights; the padded ones stay at rest
-and are never stored. A matrix of more rows than ``ROWS`` is multiplied in blocks of so many.
+and are never stored. Matrices are multiplied in blocks of ``ROWS`` by ``COLUMNS``, ``GROUP`` of
+them at a time.
 """
 
 import triton
@@ -36,6 +37,7 @@ def sequence_kernel(
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    GROUP: tl.constexpr,
     SAMPLES: tl.constexpr,
     RECTIFIED: tl.constexpr,
     AFTER_WEIGHTS: tl.constexpr,
@@ -47,10 +49,10 @@ def sequence_kernel(
 ):
     """All steps of a tile of samples, in place of the state.
 
-    In: ``weights (6, PADDED, PADDED)``, those of ``Wr``, ``W``, ``Wby``, ``Wba``, ``Wb0y``,
-    ``Wb0a``; the state ``(samples, neurons)``, the gains ``(samples, 2 neurons)``; per step
-    ``drives`` ``k_y Wzx x`` and ``gates`` ``Wgx x``. Out: the state; ``ys``, and with ``KEEP`` per
-    step ``u`` over ``drives``, ``f`` over ``gates``, ``activities`` and ``gains``.
+    In: the blocks of ``W``, ``Wby``, ``Wba``, ``Wb0y``, ``Wb0a``, ``Wr``, as far as the circuit has
+    them, in ``weights``; the state ``(samples, neurons)``, the gains ``(samples, 2 neurons)``; per
+    step ``drives`` ``k_y Wzx x`` and ``gates`` ``Wgx x``. Out: the state; ``ys``, and with ``KEEP``
+    per step ``u`` over ``drives``, ``f`` over ``gates``, ``activities`` and ``gains``.
     """
     neuron, inside, spot, gate_spot = _tile(samples, neurons, PADDED, SAMPLES)
     y = tl.load(y_state + spot, inside, 0.0)
@@ -68,13 +70,12 @@ def sequence_kernel(
     drive, gate_b, gate_b0 = zero, zero, zero
     ACROSS: tl.constexpr = PADDED // COLUMNS
     BLOCKS: tl.constexpr = PADDED // ROWS * ACROSS
-    FIRST: tl.constexpr = BLOCKS if IDENTITY else 0
-    LAST: tl.constexpr = (6 if DYNAMIC else 2) * BLOCKS - 1
+    RECURRENT: tl.constexpr = 5 if DYNAMIC else 1
+    GROUPS: tl.constexpr = (RECURRENT if IDENTITY else RECURRENT + 1) * BLOCKS // GROUP
     entry = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    for count in tl.range(0, steps * (LAST + 1 - FIRST), num_stages=STAGES):
-        index = FIRST + count % (LAST + 1 - FIRST)
-        weight = tl.load(weights + index * (ROWS * COLUMNS) + entry)
-        if index == FIRST:
+    for count in tl.range(0, steps * GROUPS, num_stages=STAGES):
+        group = count % GROUPS
+        if group == 0:
             drive = tl.load(drives + spot, inside, 0.0)
             if DYNAMIC:
                 gate_b = tl.load(gates + gate_spot, inside, 0.0)
@@ -82,19 +83,23 @@ def sequence_kernel(
         active = tl.maximum(y, 0.0) if RECTIFIED else y
         source = y if AFTER_WEIGHTS else active
         positive = tl.maximum(a, 0.0)
-        product = index // BLOCKS
-        operand = tl.where(product % 2 == 0, y, a)
-        operand = tl.where(product == 0, source, operand)
-        operand = tl.where(product == 1, active * active * positive, operand)
-        operand = _part(operand, index % ACROSS, PADDED, COLUMNS, SAMPLES)
-        part = tl.dot(weight, operand.to(weight.dtype), input_precision=PRECISION)
-        if ROWS < PADDED:
-            part = _whole(part, index % BLOCKS // ACROSS, PADDED, ROWS, SAMPLES)
-        u += tl.where(product == 0, part, 0.0)
-        pool += tl.where(product == 1, part, 0.0)
-        from_b += tl.where((product == 2) | (product == 3), part, 0.0)
-        from_b0 += tl.where(product >= 4, part, 0.0)
-        if index == LAST:
+        for member in tl.static_range(GROUP):
+            index = group * GROUP + member
+            weight = tl.load(weights + index * (ROWS * COLUMNS) + entry)
+            product = index // BLOCKS
+            operand = tl.where(product % 2 == 1, y, a)
+            operand = tl.where(product == 0, active * active * positive, operand)
+            operand = tl.where(product == RECURRENT, source, operand)
+            operand = _part(operand, index % ACROSS, PADDED, COLUMNS, SAMPLES)
+            part = tl.dot(weight, operand.to(weight.dtype), input_precision=PRECISION)
+            if ROWS < PADDED:
+                part = _whole(part, index % BLOCKS // ACROSS, PADDED, ROWS, SAMPLES)
+            pool += tl.where(product == 0, part, 0.0)
+            u += tl.where(product == RECURRENT, part, 0.0)
+            if DYNAMIC:
+                from_b += tl.where((product == 1) | (product == 2), part, 0.0)
+                from_b0 += tl.where((product == 3) | (product == 4), part, 0.0)
+        if group == GROUPS - 1:
             if IDENTITY:
                 u = (1.0 - kept_y) * source
             if AFTER_WEIGHTS:
@@ -158,6 +163,7 @@ def adjoint_kernel(
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    GROUP: tl.constexpr,
     SAMPLES: tl.constexpr,
     RECTIFIED: tl.constexpr,
     AFTER_WEIGHTS: tl.constexpr,
@@ -169,7 +175,8 @@ def adjoint_kernel(
 ):
     """All steps of a tile of samples backwards, in place of the adjoints of the state.
 
-    ``weights`` are the transposes of those above; ``ys``, ``activities`` and ``gains`` hold the
+    ``weights`` are the transposes of those above: the first needs nothing but the adjoint, and is
+    multiplied while the step's states arrive; ``ys``, ``activities`` and ``gains`` hold the
     states before each step. Out: the adjoints of the first state; per step the gradients of ``u``,
     of the new ``a``, of the gates before their sigmoid and of the drive before its rectifier; in
     ``sums (programs, 5, PADDED)`` those of ``keep_y``, ``keep_a``, ``semisaturation`` and
@@ -196,15 +203,14 @@ def adjoint_kernel(
     y, a, u, drive = zero, zero, zero, zero
     ACROSS: tl.constexpr = PADDED // COLUMNS
     BLOCKS: tl.constexpr = PADDED // ROWS * ACROSS
-    FIRST: tl.constexpr = BLOCKS if IDENTITY else 0
-    LAST: tl.constexpr = (6 if DYNAMIC else 2) * BLOCKS - 1
+    RECURRENT: tl.constexpr = 5 if DYNAMIC else 1
+    GROUPS: tl.constexpr = (RECURRENT if IDENTITY else RECURRENT + 1) * BLOCKS // GROUP
     entry = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     # What belongs to the step that comes next, the newest first; the same for gates below.
     step = (steps - 1).to(tl.int64) * samples * neurons
-    for count in tl.range(0, steps * (LAST + 1 - FIRST), num_stages=STAGES):
-        index = FIRST + count % (LAST + 1 - FIRST)
-        weight = tl.load(weights + index * (ROWS * COLUMNS) + entry)
-        if index == FIRST:
+    for count in tl.range(0, steps * GROUPS, num_stages=STAGES):
+        group = count % GROUPS
+        if group == 0:
             y = tl.load(ys + step + spot, inside, 0.0)
             a = tl.load(activities + step + spot, inside, 0.0)
             u = tl.load(recurrent + step + spot, inside, 0.0)
@@ -226,19 +232,23 @@ def adjoint_kernel(
             grad_b0 = step_b0 * gate_b0 * (1.0 - gate_b0) * h0
         else:
             grad_b, grad_b0 = h, h0
-        product = index // BLOCKS
-        operand = tl.where(product < 4, grad_b, grad_b0)
-        operand = tl.where(product == 0, grad_u, operand)
-        operand = tl.where(product == 1, w, operand)
-        operand = _part(operand, index % ACROSS, PADDED, COLUMNS, SAMPLES)
-        part = tl.dot(weight, operand.to(weight.dtype), input_precision=PRECISION)
-        if ROWS < PADDED:
-            part = _whole(part, index % BLOCKS // ACROSS, PADDED, ROWS, SAMPLES)
-        from_u += tl.where(product == 0, part, 0.0)
-        from_pool += tl.where(product == 1, part, 0.0)
-        from_gates_y += tl.where((product == 2) | (product == 4), part, 0.0)
-        from_gates_a += tl.where((product == 3) | (product == 5), part, 0.0)
-        if index == LAST:
+        for member in tl.static_range(GROUP):
+            index = group * GROUP + member
+            weight = tl.load(weights + index * (ROWS * COLUMNS) + entry)
+            product = index // BLOCKS
+            operand = tl.where(product < 3, grad_b, grad_b0)
+            operand = tl.where(product == 0, w, operand)
+            operand = tl.where(product == RECURRENT, grad_u, operand)
+            operand = _part(operand, index % ACROSS, PADDED, COLUMNS, SAMPLES)
+            part = tl.dot(weight, operand.to(weight.dtype), input_precision=PRECISION)
+            if ROWS < PADDED:
+                part = _whole(part, index % BLOCKS // ACROSS, PADDED, ROWS, SAMPLES)
+            from_pool += tl.where(product == 0, part, 0.0)
+            from_u += tl.where(product == RECURRENT, part, 0.0)
+            if DYNAMIC:
+                from_gates_y += tl.where((product == 1) | (product == 3), part, 0.0)
+                from_gates_a += tl.where((product == 2) | (product == 4), part, 0.0)
+        if group == GROUPS - 1:
             if IDENTITY:
                 from_u = (1.0 - kept_y) * grad_u
             grad_drive = v * b

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...dynamics import Model
 from ..folding import Folded, Gates
 from .forward import project
-from .tiles import pack, precision, tile_for
+from .tiles import adjoint_tile, chosen_precision, pack
 
 __all__ = ["Kept", "run_backward"]
 
@@ -80,12 +80,12 @@ def _launch(
     drives = project(kept.x, weights.input_weight)
     recurrent, activity, drive = (torch.empty_like(drives) for _ in range(3))
     gates = torch.empty_like(kept.gates) if kept.gates is not None else None
-    tile = tile_for(neurons)
+    tile = adjoint_tile(neurons)
     programs = -(-samples // tile.samples)
     sums = drives.new_empty(programs, 5, tile.padded)
-    dtype, dot = precision()
+    precision = chosen_precision()
     adjoint_kernel[(programs,)](
-        pack(weights, tile, dtype, transpose=True),
+        pack(weights, tile, precision.dtype, transpose=True),
         weights.keep_y,
         weights.keep_a,
         weights.semisaturation,
@@ -106,19 +106,12 @@ def _launch(
         steps,
         samples,
         neurons,
-        PADDED=tile.padded,
-        ROWS=tile.rows,
-        COLUMNS=tile.columns,
-        SAMPLES=tile.samples,
         RECTIFIED=model.rectified,
         AFTER_WEIGHTS=model.after_weights,
         IDENTITY=weights.identity,
         DYNAMIC=dynamic,
         GIVEN=grad_ys is not None,
-        PRECISION=dot,
-        STAGES=tile.stages(dtype, drives.device),
-        num_warps=tile.warps,
-        enable_fp_fusion=True,
+        **tile.arguments(weights, precision, drives.device),
     )
     return _Emitted(recurrent, activity, gates, drive, sums.sum(0)[:, :neurons])
 

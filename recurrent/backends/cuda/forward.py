@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...dynamics import Model
 from ..folding import Folded
-from .tiles import pack, precision, tile_for
+from .tiles import chosen_precision, forward_tile, pack
 
 __all__ = ["Run", "project", "run_forward"]
 
@@ -50,9 +50,9 @@ def run_forward(
         for kept, first in ((ys, y), (activities, a), (kept_gains, gains)):
             kept[0] = first
     y, a, gains = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (y, a, gains))
-    tile = tile_for(neurons)
-    dtype, dot = precision()
-    packed = pack(weights, tile, dtype, transpose=False)
+    tile = forward_tile(neurons)
+    precision = chosen_precision()
+    packed = pack(weights, tile, precision.dtype, transpose=False)
     span = steps if keep else max(1, _SPAN_ELEMENTS // max(1, y.numel()))
     for start in range(0, steps, span):
         rows = x[start : start + span]
@@ -75,19 +75,12 @@ def run_forward(
             len(rows),
             samples,
             neurons,
-            PADDED=tile.padded,
-            ROWS=tile.rows,
-            COLUMNS=tile.columns,
-            SAMPLES=tile.samples,
             RECTIFIED=model.rectified,
             AFTER_WEIGHTS=model.after_weights,
             IDENTITY=weights.identity,
             DYNAMIC=dynamic,
             KEEP=keep,
-            PRECISION=dot,
-            STAGES=tile.stages(dtype, y.device),
-            num_warps=tile.warps,
-            enable_fp_fusion=True,
+            **tile.arguments(weights, precision, y.device),
         )
     return Run(ys, y, a, gains, activities, gates, drives, kept_gains)
 

@@ -1,13 +1,34 @@
 """How a sequence's work is cut for the GPU, and how its weights are laid out."""
 
+import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..folding import Folded
 
-__all__ = ["LARGEST_HIDDEN_SIZE", "Tile", "pack", "precision", "tile_for"]
+__all__ = [
+    "ADJOINT_TILES",
+    "FORWARD_TILES",
+    "LARGEST_HIDDEN_SIZE",
+    "Precision",
+    "Tile",
+    "adjoint_tile",
+    "chosen_precision",
+    "forward_tile",
+    "pack",
+]
+
+
+class Precision(NamedTuple):
+    """What a product of the state makes of its operands."""
+
+    dtype: torch.dtype
+    """Of the weights as they are stored."""
+    dot: str
+    """Triton's name for it, `input_precision`."""
 
 
 @dataclass(frozen=True)
@@ -17,20 +38,37 @@ class Tile:
     padded: int
     """Neurons, padded to a power of two."""
     rows: int
-    """Rows of the block of a matrix that is multiplied at a time."""
+    """Rows of a block of a matrix."""
     columns: int
     """Columns of that block."""
+    group: int
+    """Blocks that are fetched and multiplied together, as far as it divides those of a step."""
     warps: int
     samples: int = 8
     """Sequences of a program: few, so that a small batch occupies many multiprocessors."""
 
-    def stages(self, dtype: torch.dtype, device: torch.device) -> int:
-        """Blocks of operands of that dtype in use or on their way, as Triton's ``num_stages``.
-
-        One more than fit into shared memory: the newest is not there yet.
-        """
-        block = self.rows * self.columns * dtype.itemsize
-        return min(_MOST_STAGES, 1 + (_shared_memory(device) - _OTHER_SHARED_MEMORY) // block)
+    def arguments(
+        self, weights: Folded, precision: Precision, device: torch.device
+    ) -> dict[str, Any]:
+        """The kernels' constants that describe the tile, and the options of their launch."""
+        blocks = (self.padded // self.rows) * (self.padded // self.columns)
+        blocks *= len(_matrices(weights))
+        block_bytes = self.rows * self.columns * precision.dtype.itemsize
+        fitting = max(1, (_shared_memory(device) - _OTHER_SHARED_MEMORY) // block_bytes)
+        largest = math.gcd(self.group, blocks)
+        group = max(d for d in range(1, min(largest, fitting) + 1) if largest % d == 0)
+        return {
+            "PADDED": self.padded,
+            "ROWS": self.rows,
+            "COLUMNS": self.columns,
+            "GROUP": group,
+            "SAMPLES": self.samples,
+            # What is split into several operands leaves shared memory before the next is fetched.
+            "STAGES": min(_MOST_STAGES, int(precision.dot == "tf32x3") + fitting // group),
+            "PRECISION": precision.dot,
+            "num_warps": self.warps,
+            "enable_fp_fusion": True,
+        }
 
 
 def _shared_memory(device: torch.device) -> int:
@@ -40,57 +78,68 @@ def _shared_memory(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
-# Blocks of at most 64 KiB in float32, of which a program on an H100 holds three.
-_TILES = {
-    tile.padded: tile
-    for tile in (
-        Tile(16, 16, 16, warps=1),
-        Tile(32, 32, 32, warps=2),
-        Tile(64, 64, 64, warps=4),
-        Tile(128, 128, 128, warps=8),
-        Tile(256, 256, 64, warps=16),
-    )
+# Chosen by what the compiler makes of them: no registers spilled or few, and as many products at a
+# time as registers and shared memory hold. The adjoint has more state than the circuit.
+FORWARD_TILES = {
+    16: Tile(16, 16, 16, group=6, warps=1),
+    32: Tile(32, 32, 32, group=6, warps=2),
+    64: Tile(64, 64, 64, group=6, warps=4),
+    128: Tile(128, 128, 64, group=3, warps=8),
+    256: Tile(256, 256, 64, group=1, warps=16),
 }
-LARGEST_HIDDEN_SIZE = max(_TILES)
+ADJOINT_TILES = {**FORWARD_TILES, 64: Tile(64, 64, 64, group=3, warps=4)}
+LARGEST_HIDDEN_SIZE = max(FORWARD_TILES)
 _MOST_STAGES = 4
 # For operands of the state, and for moving tiles between layouts.
 _OTHER_SHARED_MEMORY = 24 * 1024
 
 
-def tile_for(neurons: int) -> Tile:
-    """The tile for a layer of that many neurons."""
-    return _TILES[max(min(_TILES), 1 << (neurons - 1).bit_length())]
+def forward_tile(neurons: int) -> Tile:
+    """The tile in which a layer of that many neurons is stepped."""
+    return FORWARD_TILES[_padded(neurons)]
 
 
-def precision() -> tuple[torch.dtype, str]:
-    """The dtype of the products' operands, and Triton's name for what is done with them."""
+def adjoint_tile(neurons: int) -> Tile:
+    """The tile in which its adjoint is."""
+    return ADJOINT_TILES[_padded(neurons)]
+
+
+def _padded(neurons: int) -> int:
+    return max(min(FORWARD_TILES), 1 << (neurons - 1).bit_length())
+
+
+def chosen_precision() -> Precision:
+    """What torch's own float32 products are allowed to do at the moment."""
     if torch.backends.cuda.matmul.fp32_precision != "tf32":
-        return torch.float32, "tf32x3"
+        return Precision(torch.float32, "tf32x3")
     try:
         bfloat16 = torch.get_float32_matmul_precision() == "medium"
     except RuntimeError:
         # It was set by the newer of torch's two options, which has no such choice.
         bfloat16 = False
-    return torch.bfloat16 if bfloat16 else torch.float32, "tf32"
+    return Precision(torch.bfloat16 if bfloat16 else torch.float32, "tf32")
 
 
 def pack(weights: Folded, tile: Tile, dtype: torch.dtype, *, transpose: bool) -> Tensor:
-    """``Wr``, ``W``, ``Wby``, ``Wba``, ``Wb0y``, ``Wb0a`` or their transposes, block by block.
+    """``W``, ``Wby``, ``Wba``, ``Wb0y``, ``Wb0a``, ``Wr`` or their transposes, block by block.
 
-    Returns ``(6, padded / rows, padded / columns, rows, columns)``, padded with zeros. A matrix
-    that the circuit lacks is not written: no kernel reads it.
+    Returns ``(matrices, padded / rows, padded / columns, rows, columns)``, padded with zeros, of
+    those matrices that the circuit has.
     """
-    n = weights.normalization_weight.shape[-1]
-    size, rows, columns = tile.padded, tile.rows, tile.columns
-    like = weights.normalization_weight
-    packed = torch.zeros(6, size, size, dtype=dtype, device=like.device)
-    matrices = {1: weights.normalization_weight}
-    if not weights.identity:
-        matrices[0] = weights.recurrent_weight
+    matrices = _matrices(weights)
+    n, size = weights.normalization_weight.shape[-1], tile.padded
+    packed = matrices[0].new_zeros(len(matrices), size, size, dtype=dtype)
+    for place, matrix in zip(packed, matrices, strict=True):
+        place[:n, :n] = matrix.mT if transpose else matrix
+    blocks = (size // tile.rows, tile.rows, size // tile.columns, tile.columns)
+    return packed.view(len(matrices), *blocks).transpose(2, 3).contiguous()
+
+
+def _matrices(weights: Folded) -> list[Tensor]:
+    found = [weights.normalization_weight]
     if weights.gates is not None:
-        matrices |= {2: weights.gates.weight_y[:n], 4: weights.gates.weight_y[n:]}
-        matrices |= {3: weights.gates.weight_a[:n], 5: weights.gates.weight_a[n:]}
-    for index, matrix in matrices.items():
-        packed[index, :n, :n] = matrix.mT if transpose else matrix
-    blocks = packed.view(6, size // rows, rows, size // columns, columns).transpose(2, 3)
-    return blocks.contiguous()
+        of_y, of_a = weights.gates.weight_y.chunk(2), weights.gates.weight_a.chunk(2)
+        found += [of_y[0], of_a[0], of_y[1], of_a[1]]
+    if not weights.identity:
+        found.append(weights.recurrent_weight)
+    return found
