@@ -305,7 +305,8 @@ class Circuit:
         tol, max_iter = check_solve_options(solver, tol, max_iter, on_failure, drive.dtype)
         shared = None
         if self.backend_for(solver, backend).backend == "cuda":
-            shared = prepare(self.flatten())
+            with torch.no_grad():
+                shared = prepare(self.flatten())
         elif check_values is not None:
             check_values()
         options = SolveOptions(

@@ -50,7 +50,6 @@ class Adjoint(NamedTuple):
     """``(B,)``: the residual is too large."""
 
 
-@torch.no_grad()
 def prepare(problem: Problem) -> Shared:
     """For circuits with recurrent weights that share their weights."""
     assert problem.recurrent_weight is not None
