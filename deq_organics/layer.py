@@ -236,7 +236,7 @@ class ORGaNICsDEQ(nn.Module):
         """``sigmoid(logit)`` times the drive, of length 1 with ``normalize_drive``."""
         if not self.normalize_drive:
             return logit.sigmoid() * drive
-        if applies(drive, logit):
+        if self.backend != "torch" and applies(drive, logit):
             return gated_drive(drive, logit, _gated_drive)
         return _gated_drive(drive, logit)
 

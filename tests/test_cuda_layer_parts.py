@@ -47,7 +47,7 @@ class TestBound:
             gaussian(5, 5),
             1e15 * gaussian(16, 16),
             gaussian(80, 80),
-            clustered(33, 3e-3),
+            clustered(33, 3e-2),
             10 * torch.tensor([[1.0, -1.0], [0.0, 0.0]], device=DEVICE),
         ],
     )

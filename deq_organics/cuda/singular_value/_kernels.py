@@ -24,8 +24,9 @@ def _normalized(x):
 def scale_kernel(weight, scale, slope, right, n, bound, N: tl.constexpr):
     """``scale = min(1, bound / sigma)``; its gradient is the outer product of slope and right.
 
-    Squaring ``W W^T`` over and over leaves the projector on its leading eigenvectors. Vectors whose
-    eigenvalues differ by less than 1e-6 are not told apart, which changes ``sigma`` by as little.
+    Squaring ``W W^T`` over and over leaves the projector on its leading eigenvectors. Rounding
+    turns them by float32's rounding unit over the relative gap to the next singular value, which
+    shows in the gradient; ``sigma`` itself depends on it in second order only.
     """
     index = tl.arange(0, N)
     inside = index < n
