@@ -19,10 +19,15 @@ def kernel_refusal(device: torch.device) -> str | None:
         return "AMD GPUs, only NVIDIA's"
     if not _has_triton():
         return "this installation: the package triton is missing"
-    capability = torch.cuda.get_device_capability(device)
+    capability = _capability(device)
     if capability < _OLDEST:
         return f"compute capability {'.'.join(map(str, capability))}, only 8.0 and newer"
     return None
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 @cache

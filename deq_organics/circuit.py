@@ -1,5 +1,6 @@
 """The ORGaNICs circuit as a value: its parameters, and what follows from them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,15 @@ from ._validation import (
     as_float_tensor,
     check_bool,
     check_broadcast,
+    check_choice,
     check_finite,
     check_number,
     check_positive,
     check_same_device,
+    physical,
 )
+from .backends import BACKENDS, Choice, choose
+from .cuda import prepare
 from .implicit import SolveOptions, steady_state_function
 from .solvers import Problem, Status
 from .steady_state import SteadyState, check_solve_options, report_failures
@@ -72,18 +77,45 @@ class Circuit:
         exponent: float = 2.0,
         rectified: bool = False,
     ) -> None:
+        self._assign(
+            input_drive,
+            semisaturation,
+            recurrent_weight,
+            normalization_weight,
+            tau_y,
+            tau_a,
+            exponent,
+            rectified,
+        )
+        self.check_values()
+
+    @classmethod
+    def with_unchecked_values(cls, *arguments: Any) -> "Circuit":
+        """As the constructor, but without :meth:`check_values`, which waits for the device."""
+        circuit = cls.__new__(cls)
+        circuit._assign(*arguments)
+        return circuit
+
+    def _assign(
+        self,
+        input_drive: Tensor,
+        semisaturation: Tensor | float,
+        recurrent_weight: Tensor | None,
+        normalization_weight: Tensor,
+        tau_y: Tensor | float,
+        tau_a: Tensor | float,
+        exponent: float,
+        rectified: bool,
+    ) -> None:
         drive = _at_least_single(as_float_tensor("input_drive", input_drive))
         if drive.ndim == 0 or drive.shape[-1] == 0:
             raise ValueError(
                 f"input_drive: got shape {tuple(drive.shape)}, expected (..., n) with n >= 1"
             )
-        check_finite("input_drive", drive)
         w = _matrix("normalization_weight", normalization_weight, drive)
-        check_positive("normalization_weight", w, allow_zero=True)
         wr = None
         if recurrent_weight is not None:
             wr = _matrix("recurrent_weight", recurrent_weight, drive)
-            check_finite("recurrent_weight", wr)
         vectors = {
             name: _vector(name, value, drive)
             for name, value in (
@@ -113,6 +145,16 @@ class Circuit:
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+
+    def check_values(self) -> None:
+        """Raise ValueError for values that no circuit can have; the message names the argument."""
+        check_finite("input_drive", self.input_drive)
+        check_positive("normalization_weight", self.normalization_weight, allow_zero=True)
+        if self.recurrent_weight is not None:
+            check_finite("recurrent_weight", self.recurrent_weight)
+        check_positive("semisaturation", self.semisaturation)
+        check_positive("tau_y", self.tau_y)
+        check_positive("tau_a", self.tau_a)
 
     @property
     def n(self) -> int:
@@ -214,6 +256,7 @@ class Circuit:
         max_iter: int | None = None,
         on_failure: str = "warn",
         check_stability: bool = True,
+        backend: str = "auto",
     ) -> SteadyState:
         """The circuit's steady state, differentiable by every tensor but the time constants.
 
@@ -235,12 +278,37 @@ class Circuit:
                 iteration found is stable. Without it the solve is faster, and a fixed point that
                 is not stable may be returned: check such circuits with
                 :func:`deq_organics.check_stability`.
+            backend: ``"torch"`` (works everywhere), ``"cuda"`` (Triton kernels; raises where it
+                does not apply) or ``"auto"`` (the faster one that applies; see
+                :meth:`backend_for`).
 
         Returns:
             The state with residual, iterations and status per circuit.
+
+        Raises:
+            RuntimeError: The named backend does not apply.
         """
+        return self.solve(solver, tol, max_iter, on_failure, check_stability, backend)
+
+    def solve(
+        self,
+        solver: str,
+        tol: float,
+        max_iter: int | None,
+        on_failure: str,
+        check_stability: bool,
+        backend: str,
+        check_values: Callable[[], None] | None = None,
+    ) -> SteadyState:
+        """As :meth:`steady_state`; ``check_values`` is still to be called, early or on failure."""
         drive = self.input_drive
         tol, max_iter = check_solve_options(solver, tol, max_iter, on_failure, drive.dtype)
+        shared = None
+        if self.backend_for(solver, backend).backend == "cuda":
+            with torch.no_grad():
+                shared = prepare(self.flatten())
+        elif check_values is not None:
+            check_values()
         options = SolveOptions(
             solver,
             tol,
@@ -249,6 +317,8 @@ class Circuit:
             self.exponent,
             self.rectified,
             on_failure == "error",
+            shared,
+            check_values or self.check_values,
         )
         y, a, residual, iterations, status = steady_state_function(
             options,
@@ -259,13 +329,29 @@ class Circuit:
             self.tau_y,
             self.tau_a,
         )
-        report_failures(status, on_failure)
         converged = status == Status.CONVERGED
-        if on_failure == "warn":
+        if on_failure != "ignore" and not physical(converged).all():
+            report_failures(status, on_failure)
             y = torch.where(converged.unsqueeze(-1), y, torch.nan)
             a = torch.where(converged.unsqueeze(-1), a, torch.nan)
         rates = equations.firing_rate(y, self.exponent)
         return SteadyState(y, a, rates, converged, residual, iterations, status)
+
+    def backend_for(self, solver: str = "auto", backend: str = "auto") -> Choice:
+        """Which backend :meth:`steady_state` takes with these arguments, and why.
+
+        Raises:
+            RuntimeError: The named backend does not apply.
+        """
+        return choose(
+            check_choice("backend", backend, BACKENDS),
+            solver,
+            self.input_drive,
+            self.recurrent_weight,
+            self.normalization_weight,
+            (self.semisaturation, self.tau_y, self.tau_a),
+            self.exponent,
+        )
 
     def flatten(self) -> Problem:
         """The same circuits with one batch dimension, as the solvers take them."""
@@ -327,5 +413,4 @@ def _vector(name: str, value: Tensor | float, drive: Tensor) -> Tensor:
     if tensor.ndim == 0:
         tensor = tensor.expand(n)
     check_broadcast(name, tensor.shape[-1:], (n,), f"a number, ({n},) or (..., {n})")
-    check_positive(name, tensor)
     return tensor

@@ -6,6 +6,7 @@ does not depend on how many iterations the forward solve took.
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
-from . import equations
+from . import cuda, equations
 from ._validation import check_finite, is_transformed, physical
 from .adjoint import (
     adjoint_residual,
@@ -22,7 +23,7 @@ from .adjoint import (
     solve_adjoint_iteratively,
 )
 from .errors import AdjointWarning, SteadyStateError
-from .solvers import Problem, Status, attainable, solve
+from .solvers import Problem, Solution, Status, attainable, solve
 from .solvers.auto import has_identity_recurrence
 
 __all__ = ["SolveOptions", "steady_state_function"]
@@ -42,11 +43,53 @@ class SolveOptions(NamedTuple):
     exponent: float
     rectified: bool
     raise_on_failure: bool
+    shared: cuda.Shared | None
+    """For the CUDA kernels; None to solve by torch."""
+    check_values: Callable[[], None]
+    """Raises where an argument's values are not valid."""
 
 
 def _problem(options: SolveOptions, *tensors: Any) -> Problem:
     d, c, wr, w, tau_y, tau_a = tensors
     return Problem.flatten(d, c, wr, w, tau_y, tau_a, options.exponent, options.rectified)
+
+
+def _solve(problem: Problem, options: SolveOptions) -> Solution:
+    """By torch, with finite states and the residual that they really have."""
+    check_finite("input_drive", problem.input_drive)
+    check_finite("semisaturation", problem.semisaturation)
+    y, a, _, iterations, status = solve(
+        problem, options.solver, options.tol, options.max_iter, options.check_stability
+    )
+    finite = (torch.isfinite(y) & torch.isfinite(a)).all(-1, keepdim=True)
+    y, a = torch.where(finite, y, 0.0), torch.where(finite, a, problem.semisaturation)
+    residual = problem.relative_residual(y, a)
+    reached = finite.squeeze(-1) & (residual <= attainable(options.tol, y.dtype))
+    status = torch.where(
+        ~reached & (status == Status.CONVERGED), int(Status.MAX_ITERATIONS), status
+    )
+    return Solution(_contiguous(y), _contiguous(a), residual, iterations, status)
+
+
+def _solve_by_kernels(problem: Problem, options: SolveOptions) -> Solution:
+    """By one launch; the circuits that it leaves open go through :func:`_solve`."""
+    assert options.shared is not None
+    solution, settled = cuda.solve(
+        problem,
+        options.shared,
+        options.tol,
+        attainable(options.tol, problem.input_drive.dtype),
+        options.max_iter,
+        options.check_stability,
+    )
+    # The one time that the host waits for the device.
+    left = (~settled.cpu()).nonzero().squeeze(-1)
+    if left.numel():
+        options.check_values()
+        left = left.to(settled.device)
+        for part, again in zip(solution, _solve(problem.select(left), options), strict=True):
+            part[left] = again
+    return solution
 
 
 class _SteadyState(torch.autograd.Function):
@@ -55,24 +98,13 @@ class _SteadyState(torch.autograd.Function):
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         options: SolveOptions = args[0]
-        for name, tensor in zip(("input_drive", "semisaturation"), args[1:3], strict=True):
-            check_finite(name, tensor)
-        problem = _problem(options, *args[1:])
         with equations.full_precision(args[1]):
-            y, a, _, iterations, status = solve(
-                problem, options.solver, options.tol, options.max_iter, options.check_stability
-            )
-            finite = (torch.isfinite(y) & torch.isfinite(a)).all(-1, keepdim=True)
-            y, a = torch.where(finite, y, 0.0), torch.where(finite, a, problem.semisaturation)
-            residual = problem.relative_residual(y, a)
-            reached = finite.squeeze(-1) & (residual <= attainable(options.tol, y.dtype))
-            status = torch.where(
-                ~reached & (status == Status.CONVERGED), int(Status.MAX_ITERATIONS), status
-            )
+            search = _solve if options.shared is None else _solve_by_kernels
+            y, a, residual, iterations, status = search(_problem(options, *args[1:]), options)
         shape, batch = args[1].shape, args[1].shape[:-1]
         return (
-            _contiguous(y.reshape(shape)),
-            _contiguous(a.reshape(shape)),
+            y.reshape(shape),
+            a.reshape(shape),
             residual.reshape(batch),
             iterations.reshape(batch),
             status.reshape(batch),
@@ -126,25 +158,23 @@ def _pull_back(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | Non
     options: SolveOptions = ctx.options
     problem = _problem(options, *tensors)
     n = d.shape[-1]
-    flat_y, flat_a = y.reshape(-1, n), a.reshape(-1, n)
-    solved = (status == Status.CONVERGED).reshape(-1, 1)
-    g = torch.cat(
-        [torch.zeros_like(flat_y) if grad is None else grad.reshape(-1, n) for grad in grads[:2]],
-        -1,
+    flat = [None if grad is None else grad.reshape(-1, n) for grad in grads[:2]]
+    arguments = (problem, y.reshape(-1, n), a.reshape(-1, n), status.reshape(-1), *flat, options)
+    plain = not torch.is_grad_enabled() and not any(
+        grad is not None and is_transformed(grad) for grad in flat
     )
-    # What did not converge is no steady state: it has no gradient and must not spoil others'.
-    g = torch.where(solved, g, 0.0)
-    adjoint = _solve_adjoint(problem, flat_y, flat_a, g, options)
-    adjoint_y, adjoint_a = adjoint.chunk(2, -1)
-    lam_y, lam_a = adjoint_y.reshape(d.shape), adjoint_a.reshape(d.shape)
+    if options.shared is not None and plain:
+        adjoint = _adjoint_by_kernels(*arguments)
+    else:
+        adjoint = _adjoint(*arguments)
+    lam_y, lam_a = adjoint.y.reshape(d.shape), adjoint.a.reshape(d.shape)
     needs = ctx.needs_input_grad
     grad_wr = grad_w = None
     if needs[3] and wr is not None:
-        gain = 1.0 - equations.inhibitory_firing_rate(a, options.exponent)
-        grad_wr = _outer(gain * lam_y, equations.drive(y, options.rectified), wr)
+        active = equations.drive(y, options.rectified)
+        grad_wr = _outer(adjoint.gained.reshape(d.shape), active, wr)
     if needs[4]:
-        pool = equations.normalization_pool(y, a, options.exponent, options.rectified)
-        grad_w = _outer(lam_a, pool, w)
+        grad_w = _outer(lam_a, adjoint.pooled.reshape(d.shape), w)
     return (
         None,
         lam_y if needs[1] else None,
@@ -154,6 +184,52 @@ def _pull_back(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | Non
         None,
         None,
     )
+
+
+def _adjoint(
+    problem: Problem,
+    y: Tensor,
+    a: Tensor,
+    status: Tensor,
+    g_y: Tensor | None,
+    g_a: Tensor | None,
+    options: SolveOptions,
+) -> cuda.Adjoint:
+    """The adjoint of ``(g_y, g_a)``, each ``(B, n)``, by torch."""
+    parts = [torch.zeros_like(y) if part is None else part for part in (g_y, g_a)]
+    # What did not converge is no steady state: it has no gradient and must not spoil others'.
+    solved = (status == Status.CONVERGED).unsqueeze(-1)
+    g = torch.where(solved, torch.cat(parts, -1), 0.0)
+    adjoint_y, adjoint_a = _solve_adjoint(problem, y, a, g, options).chunk(2, -1)
+    gained = (1.0 - equations.inhibitory_firing_rate(a, options.exponent)) * adjoint_y
+    pooled = equations.normalization_pool(y, a, options.exponent, options.rectified)
+    return cuda.Adjoint(adjoint_y, adjoint_a, gained, pooled, torch.zeros_like(solved[:, 0]))
+
+
+def _adjoint_by_kernels(
+    problem: Problem,
+    y: Tensor,
+    a: Tensor,
+    status: Tensor,
+    g_y: Tensor | None,
+    g_a: Tensor | None,
+    options: SolveOptions,
+) -> cuda.Adjoint:
+    """The same by one launch; the circuits that it leaves open go through :func:`_adjoint`."""
+    assert options.shared is not None
+    adjoint = cuda.solve_adjoint(
+        problem, options.shared, y, a, status, g_y, g_a, _accepted_error(options, y)
+    )
+    left = adjoint.failed.cpu().nonzero().squeeze(-1)
+    if left.numel():
+        left = left.to(y.device)
+        grads = [None if part is None else part[left] for part in (g_y, g_a)]
+        again = _adjoint(
+            problem.select(left), y[left], a[left], status[left], grads[0], grads[1], options
+        )
+        for part, new in zip(adjoint, again, strict=True):
+            part[left] = new
+    return adjoint
 
 
 def _push_forward(ctx: Any, tangents: tuple[Any, ...]) -> tuple[Tensor | None, ...]:

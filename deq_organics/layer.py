@@ -16,7 +16,9 @@ from ._validation import (
     check_positive,
     check_positive_int,
 )
+from .backends import BACKENDS, Choice
 from .circuit import Circuit
+from .cuda.drive import applies, gated_drive
 from .parametrizations import Nonnegative, Positive, SingularValueBound, UnitInterval
 from .steady_state import SteadyState, check_solve_options
 
@@ -56,6 +58,8 @@ class ORGaNICsDEQ(nn.Module):
         on_failure: ``"error"``, ``"warn"`` or ``"ignore"``; see :meth:`Circuit.steady_state`.
         check_stability: Check at every call that the steady states are stable; see
             :meth:`Circuit.steady_state`.
+        backend: ``"torch"``, ``"cuda"`` or ``"auto"``; see :meth:`Circuit.steady_state` and
+            :meth:`backend_for`.
         device: Device of the parameters.
         dtype: Floating-point type of the parameters. The steady state is solved in float32 at
             least.
@@ -94,6 +98,7 @@ class ORGaNICsDEQ(nn.Module):
         max_iter: int | None = None,
         on_failure: str = "warn",
         check_stability: bool = True,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -109,6 +114,7 @@ class ORGaNICsDEQ(nn.Module):
         self.check_stability = check_bool("check_stability", check_stability)
         self.max_singular_value = check_number("max_singular_value", max_singular_value, low=1.0)
         check_solve_options(solver, tol, max_iter, on_failure)
+        self.backend = check_choice("backend", backend, BACKENDS)
         self.solver, self.tol, self.max_iter, self.on_failure = solver, tol, max_iter, on_failure
         self._initial_semisaturation = check_number(
             "semisaturation", semisaturation, low=0.0, open_low=True
@@ -179,19 +185,24 @@ class ORGaNICsDEQ(nn.Module):
             ValueError: Its last dimension, dtype or device does not fit, or it is not finite.
         """
         self._check_input(x)
+        check_finite("x", x)
+        circuit = self._circuit(x)
+        circuit.check_values()
+        return circuit
+
+    def _circuit(self, x: Tensor) -> Circuit:
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.input_weight.dtype)
             drive = nn.functional.linear(x, self.input_weight)
             baseline = self.baseline_gain
-            if self.normalize_drive:
-                drive = _unit_length(drive)
             if self.gain_weight is None:
-                gain = baseline
+                gated = baseline * (_unit_length(drive) if self.normalize_drive else drive)
             else:
-                gain = nn.functional.linear(x, self.gain_weight).sigmoid()
+                logit = nn.functional.linear(x, self.gain_weight)
+                gated = self._gate(drive, logit)
             semisaturation = (baseline * self.semisaturation).pow(self.exponent)
-            return Circuit(
-                gain * drive,
+            return Circuit.with_unchecked_values(
+                gated,
                 semisaturation,
                 self.recurrent_weight,
                 self.normalization_weight,
@@ -204,9 +215,39 @@ class ORGaNICsDEQ(nn.Module):
     @torch.compiler.disable(recursive=True)
     def steady_state(self, x: Tensor) -> SteadyState:
         """Steady states for inputs ``x`` of shape ``(*, input_size)``, with their diagnostics."""
-        return self.circuit(x).steady_state(
-            self.solver, self.tol, self.max_iter, self.on_failure, self.check_stability
+        self._check_input(x)
+        circuit = self._circuit(x)
+
+        def check_values() -> None:
+            check_finite("x", x)
+            circuit.check_values()
+
+        return circuit.solve(
+            self.solver,
+            self.tol,
+            self.max_iter,
+            self.on_failure,
+            self.check_stability,
+            self.backend,
+            check_values,
         )
+
+    def _gate(self, drive: Tensor, logit: Tensor) -> Tensor:
+        """``sigmoid(logit)`` times the drive, of length 1 with ``normalize_drive``."""
+        if not self.normalize_drive:
+            return logit.sigmoid() * drive
+        if self.backend != "torch" and applies(drive, logit):
+            return gated_drive(drive, logit, _gated_drive)
+        return _gated_drive(drive, logit)
+
+    def backend_for(self, x: Tensor) -> Choice:
+        """Which backend solves for inputs ``x``, and why.
+
+        Raises:
+            RuntimeError: The backend named at construction does not apply.
+        """
+        self._check_input(x)
+        return self._circuit(x).backend_for(self.solver, self.backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """Firing rates ``(*, hidden_size)`` of the principal neurons for ``x`` ``(*, input_size)``.
@@ -221,7 +262,12 @@ class ORGaNICsDEQ(nn.Module):
             f"{self.input_size}, {self.hidden_size}, recurrence={self.recurrence!r}",
             f"input_gain={self.input_gain!r}",
         ]
-        for name, default in (("exponent", 2.0), ("rectified", False), ("solver", "auto")):
+        for name, default in (
+            ("exponent", 2.0),
+            ("rectified", False),
+            ("solver", "auto"),
+            ("backend", "auto"),
+        ):
             if (value := getattr(self, name)) != default:
                 parts.append(f"{name}={value!r}")
         return ", ".join(parts)
@@ -235,7 +281,6 @@ class ORGaNICsDEQ(nn.Module):
             raise ValueError(f"x: got device {x.device}, expected {weight.device} as the layer")
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"x: got {x.dtype}, expected {weight.dtype} as the layer's parameters")
-        check_finite("x", x)
 
 
 def _time_constant(name: str, tau: float | Tensor, n: int, factory: dict[str, Any]) -> Tensor:
@@ -245,6 +290,10 @@ def _time_constant(name: str, tau: float | Tensor, n: int, factory: dict[str, An
         raise ValueError(f"{name}: got shape {tuple(tau.shape)}, expected a number or ({n},)")
     check_positive(name, as_float_tensor(name, tau))
     return tau.detach().to(**factory).expand(n).clone()
+
+
+def _gated_drive(drive: Tensor, logit: Tensor) -> Tensor:
+    return logit.sigmoid() * _unit_length(drive)
 
 
 def _unit_length(vector: Tensor) -> Tensor:

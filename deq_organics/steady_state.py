@@ -66,18 +66,14 @@ def check_solve_options(
 
 
 def report_failures(status: Tensor, on_failure: str) -> None:
-    """Raise, warn or stay silent about the circuits that did not converge."""
-    if on_failure == "ignore":
-        return
+    """Raise for the circuits that did not converge or, with ``"warn"``, warn about them."""
     status = physical(status)
     counts = _failures(status)
-    if not counts:
-        return
     reasons = "; ".join(f"{count}: {kind.message}" for kind, count in counts.items())
     message = f"no steady state for {sum(counts.values())} of {status.numel()} circuits ({reasons})"
     if on_failure == "error":
         raise SteadyStateError(message)
-    warnings.warn(f"{message}. Their states are NaN.", SteadyStateWarning, stacklevel=3)
+    warnings.warn(f"{message}. Their states are NaN.", SteadyStateWarning, stacklevel=4)
 
 
 def _failures(status: Tensor) -> dict[Status, int]:

@@ -8,11 +8,11 @@ from torch import Tensor
 from .. import equations
 from .problem import Problem
 
-__all__ = ["Preconditioner"]
+__all__ = ["TYPICAL_LENGTH", "TYPICAL_SEMISATURATION", "Preconditioner"]
 
 # Of a drive ``b z`` with ``|z| = 1``, and of ``(b0 sigma)^2``, for gains around 1/2 to 1.
-_TYPICAL_LENGTH = 0.7
-_TYPICAL_SEMISATURATION = 0.25
+TYPICAL_LENGTH = 0.7
+TYPICAL_SEMISATURATION = 0.25
 # Within what a row of the inverse may differ from the reference by a factor.
 _SMALLEST_FACTOR, _LARGEST_FACTOR = 1 / 16, 1e4
 _LARGEST_INVERSE = 1e4
@@ -28,6 +28,8 @@ class Preconditioner:
         reference: A typical inhibitory firing rate ``s``, ``(n,)`` if the batch shares its weights,
             else ``(B, n)``. Where it is shared it depends on no sample, so that no sample moves
             another's iterates.
+        inverse: The inverse there, ``(n, n)`` or ``(B, n, n)``.
+        diagonal: Of ``Wr``, ``(n,)`` or ``(B, n)``.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -35,13 +37,13 @@ class Preconditioner:
         shared = problem.normalization_weight.ndim == 2 and wr.ndim == 2
         self.reference = _reference(problem, shared)
         self._wr = wr if shared else wr.expand(problem.batch_size, -1, -1)
-        self._diagonal = self._wr.diagonal(dim1=-2, dim2=-1)
-        self._row = 1.0 - (1.0 - self.reference) * self._diagonal
-        self._inverse = _inverse(self._wr, 1.0 - self.reference)
+        self.diagonal = self._wr.diagonal(dim1=-2, dim2=-1)
+        self._row = 1.0 - (1.0 - self.reference) * self.diagonal
+        self.inverse = _inverse(self._wr, 1.0 - self.reference)
 
     def apply_at_reference(self, right: Tensor) -> Tensor:
         """The inverse at ``s = reference``, applied to ``right`` ``(B, n)``."""
-        return equations.matvec(self._inverse, right)
+        return equations.matvec(self.inverse, right)
 
     def at(
         self, gain: Tensor, firing: Tensor | None, *, transpose: bool = False
@@ -51,14 +53,14 @@ class Preconditioner:
         A silent neuron of the rectified model, where the mask ``firing`` ``(B, n)`` is false, takes
         no part in the recurrence: there the function returns its argument.
         """
-        factor = (self._row / (1.0 - gain * self._diagonal)).clamp_(
+        factor = (self._row / (1.0 - gain * self.diagonal)).clamp_(
             _SMALLEST_FACTOR, _LARGEST_FACTOR
         )
 
         def invert(right: Tensor) -> Tensor:
             if transpose:
-                return factor * equations.matvec(self._inverse.mT, right)
-            return equations.matvec(self._inverse, factor * right)
+                return factor * equations.matvec(self.inverse.mT, right)
+            return equations.matvec(self.inverse, factor * right)
 
         def residual(right: Tensor, solution: Tensor) -> Tensor:
             if transpose:
@@ -81,19 +83,19 @@ class Preconditioner:
         """Go on with the samples that the mask ``keep`` of shape ``(B,)`` chooses."""
         if self._wr.ndim == 3:
             self.reference, self._row = self.reference[keep], self._row[keep]
-            self._wr, self._inverse = self._wr[keep], self._inverse[keep]
-            self._diagonal = self._wr.diagonal(dim1=-2, dim2=-1)
+            self._wr, self.inverse = self._wr[keep], self.inverse[keep]
+            self.diagonal = self._wr.diagonal(dim1=-2, dim2=-1)
 
 
 def _reference(problem: Problem, shared: bool) -> Tensor:
     """The inhibitory firing rate, for ``Wr = I``, under a typical drive spread over all neurons."""
     n = problem.input_drive.shape[-1]
     if shared:
-        drive = problem.input_drive.new_full((n,), _TYPICAL_LENGTH / n**0.5)
+        drive = problem.input_drive.new_full((n,), TYPICAL_LENGTH / n**0.5)
         semisaturation = (
             problem.semisaturation[0]
             if problem.semisaturation.shape[0] == 1
-            else drive.new_full((n,), _TYPICAL_SEMISATURATION)
+            else drive.new_full((n,), TYPICAL_SEMISATURATION)
         )
     else:
         length = problem.input_drive.norm(dim=-1, keepdim=True)

@@ -7,10 +7,10 @@ from .. import equations
 from .krylov import arnoldi_leading_eigenvalues, shifted_leading_eigenvalues
 from .problem import Problem
 
-__all__ = ["is_stable", "leading_eigenvalues"]
+__all__ = ["SMALLEST_FILTERED", "is_stable", "leading_eigenvalues", "perturbation"]
 
 # Smaller Jacobians are cheaper to decompose than to filter.
-_SMALLEST_FILTERED = 8
+SMALLEST_FILTERED = 8
 # The Chebyshev interval, in units of the fastest rate, and after how many products to judge.
 _CENTRE, _HALF_WIDTH = -0.9, 0.6
 _FILTER_DEGREES = (20, 32)
@@ -90,7 +90,7 @@ def is_stable(problem: Problem, y: Tensor, a: Tensor, candidates: Tensor) -> Ten
         return verdict
     if index.numel() < problem.batch_size:
         problem, y, a = problem.select(index), y[index], a[index]
-    if y.shape[-1] < _SMALLEST_FILTERED:
+    if y.shape[-1] < SMALLEST_FILTERED:
         verdict[index] = leading_eigenvalues(problem, y, a).real < 0
         return verdict
     stable = _filtered_out(problem, y, a)
@@ -100,6 +100,13 @@ def is_stable(problem: Problem, y: Tensor, a: Tensor, candidates: Tensor) -> Ten
         stable[rows] = leading.real < 0
     verdict[index] = stable
     return verdict
+
+
+def perturbation(n: int) -> Tensor:
+    """A random direction of ``(y, a)``, ``(2n,)``, always the same one."""
+    generator = torch.Generator().manual_seed(_SEED)
+    direction = torch.randn(2 * n, generator=generator, dtype=torch.float64)
+    return direction / direction.norm()
 
 
 def _filtered_out(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
@@ -129,9 +136,7 @@ def _filtered_out(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
         next_q.addcmul_(pooling, pool, value=forward).addcmul_(leak_a, q, value=-forward)
         return following
 
-    generator = torch.Generator().manual_seed(_SEED)
-    start = torch.randn(2 * y.shape[-1], generator=generator, dtype=torch.float64).to(y)
-    start = (start / start.norm()).expand(y.shape[0], -1)
+    start = perturbation(y.shape[-1]).to(y).expand(y.shape[0], -1)
     # The recurrence of Chebyshev's polynomials, divided by their values at 0: these grow by the
     # factor 1 / ratio.
     ratio = -_HALF_WIDTH / _CENTRE

@@ -1,0 +1,121 @@
+"""The kernels of the steady state fit into an H100, compiled without one."""
+
+from typing import Any
+
+import pytest
+from _compilation import H100_SHARED_MEMORY, Program, compile_for_gpu
+from _kernels import KERNELS
+
+pytestmark = KERNELS
+
+# What a call of the division in double precision takes.
+CALL = 16
+KERNELS_OF = "deq_organics.cuda._kernels"
+SCALE = "deq_organics.cuda.singular_value._kernels"
+SHARED = ("matrices", "diagonals", "references")
+PREPARE = (
+    "semisaturation",
+    "recurrent_weight",
+    "normalization_weight",
+    *SHARED,
+    "transposed",
+)
+SOLVE = (
+    "drive",
+    "semisaturation",
+    *SHARED,
+    "perturbations",
+    "tau_y",
+    "tau_a",
+    "ys",
+    "as_",
+    "residuals",
+)
+ADJOINT = (
+    "ys",
+    "as_",
+    "recurrent_drives",
+    "grads_y",
+    "grads_a",
+    *SHARED,
+    "adjoints_y",
+    "adjoints_a",
+    "gained",
+    "pooled",
+)
+
+
+def pointers(names: tuple[str, ...], **others: str) -> dict[str, str]:
+    return {**dict.fromkeys(names, "*fp32"), **others}
+
+
+def programs(padded: int, rectified: bool) -> list[Program]:
+    """Every program of one padded size, as `deq_organics.cuda.steady_state` launches it."""
+    from deq_organics.cuda.steady_state import _options
+
+    options = _options(padded)
+    warps = options["num_warps"]
+    constants: dict[str, Any] = {
+        name: options[name] for name in ("N", "DEPTH", "WEIGHTS", "INVERSE")
+    }
+    constants["RECTIFIED"] = rectified
+    strides = dict.fromkeys(("stride_c", "stride_tau_y", "stride_tau_a", "n", "starts"), "i32")
+    bounds = {"tol": "fp32", "accepted": "fp32", "max_iter": "i32"}
+    found = {"iterations": "*i64", "statuses": "*i64", "settled": "*i1"}
+    return [
+        Program(
+            KERNELS_OF,
+            "solve_kernel",
+            pointers(SOLVE, **found, **strides, **bounds),
+            {**constants, "CHECK": True},
+            warps,
+        ),
+        Program(
+            KERNELS_OF,
+            "solve_kernel",
+            pointers(SOLVE, **found, **strides, **bounds),
+            {**constants, "CHECK": False},
+            warps,
+        ),
+        Program(
+            KERNELS_OF,
+            "adjoint_kernel",
+            pointers(ADJOINT, statuses="*i64", failed="*i1", n="i32", **bounds),
+            constants,
+            warps,
+        ),
+    ]
+
+
+@pytest.mark.parametrize("padded", [64, 128, 256])
+def test_solves_keep_their_matrices_in_registers(padded):
+    compiled = programs(padded, rectified=padded != 64)
+    for program, resources in zip(compiled, compile_for_gpu(compiled), strict=True):
+        # The verdict, in double precision, may spill some values; matrices take 16 KiB and more.
+        checked = program.constants.get("CHECK", False)
+        assert resources.stack <= (320 if checked else CALL)
+        assert resources.shared <= H100_SHARED_MEMORY
+        assert not resources.tensor_cores
+
+
+def test_preparation_of_the_largest_size():
+    prepare = Program(
+        KERNELS_OF,
+        "prepare_kernel",
+        pointers(PREPARE, n="i32", typical_drive="fp32"),
+        {"N": 128},
+        8,
+    )
+    bound = Program(
+        SCALE,
+        "scale_kernel",
+        pointers(("weight", "scale", "slope", "right"), n="i32", bound="fp32"),
+        {"N": 128},
+        8,
+    )
+    inverse, scale = compile_for_gpu([prepare, bound])
+    assert inverse.stack <= CALL
+    # Operands split in three leave no room for a little of what is alive between two squarings.
+    assert scale.stack <= 640
+    assert scale.tensor_cores
+    assert max(inverse.shared, scale.shared) <= H100_SHARED_MEMORY
