@@ -87,11 +87,11 @@ class Circuit:
             exponent,
             rectified,
         )
-        self.check_values()
+        self._check_values()
 
     @classmethod
-    def with_unchecked_values(cls, *arguments: Any) -> "Circuit":
-        """As the constructor, but without :meth:`check_values`, which waits for the device."""
+    def _with_unchecked_values(cls, *arguments: Any) -> "Circuit":
+        """As the constructor, but without :meth:`_check_values`, which waits for the device."""
         circuit = cls.__new__(cls)
         circuit._assign(*arguments)
         return circuit
@@ -146,7 +146,7 @@ class Circuit:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
-    def check_values(self) -> None:
+    def _check_values(self) -> None:
         """Raise ValueError for values that no circuit can have; the message names the argument."""
         check_finite("input_drive", self.input_drive)
         check_positive("normalization_weight", self.normalization_weight, allow_zero=True)
@@ -288,9 +288,9 @@ class Circuit:
         Raises:
             RuntimeError: The named backend does not apply.
         """
-        return self.solve(solver, tol, max_iter, on_failure, check_stability, backend)
+        return self._solve(solver, tol, max_iter, on_failure, check_stability, backend)
 
-    def solve(
+    def _solve(
         self,
         solver: str,
         tol: float,
@@ -318,7 +318,7 @@ class Circuit:
             self.rectified,
             on_failure == "error",
             shared,
-            check_values or self.check_values,
+            check_values or self._check_values,
         )
         y, a, residual, iterations, status = steady_state_function(
             options,

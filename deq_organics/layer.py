@@ -187,7 +187,7 @@ class ORGaNICsDEQ(nn.Module):
         self._check_input(x)
         check_finite("x", x)
         circuit = self._circuit(x)
-        circuit.check_values()
+        circuit._check_values()
         return circuit
 
     def _circuit(self, x: Tensor) -> Circuit:
@@ -201,7 +201,7 @@ class ORGaNICsDEQ(nn.Module):
                 logit = nn.functional.linear(x, self.gain_weight)
                 gated = self._gate(drive, logit)
             semisaturation = (baseline * self.semisaturation).pow(self.exponent)
-            return Circuit.with_unchecked_values(
+            return Circuit._with_unchecked_values(
                 gated,
                 semisaturation,
                 self.recurrent_weight,
@@ -220,9 +220,9 @@ class ORGaNICsDEQ(nn.Module):
 
         def check_values() -> None:
             check_finite("x", x)
-            circuit.check_values()
+            circuit._check_values()
 
-        return circuit.solve(
+        return circuit._solve(
             self.solver,
             self.tol,
             self.max_iter,

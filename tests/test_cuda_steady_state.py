@@ -258,7 +258,7 @@ class TestWhatTheKernelsLeaveOpen:
         given[name] = given[name].clone()
         given[name].view(-1)[1] = value
         names = (*LEAVES, "tau_y", "tau_a", "exponent", "rectified")
-        circuit = Circuit.with_unchecked_values(*(given[key] for key in names))
+        circuit = Circuit._with_unchecked_values(*(given[key] for key in names))
         with pytest.raises(ValueError, match=f"{name}: got a smallest value"):
             circuit.steady_state(backend="cuda")
 
