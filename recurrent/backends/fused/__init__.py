@@ -23,15 +23,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-
-from deq_organics._validation import is_transformed
 
 from ...dynamics import Model, State
 from ..base import Sequence
-from ..folding import Folded, fold
+from ..by_hand import Forward, refuse_higher_order, run_by_hand
+from ..folding import Folded
 from .backward import Kept, run_backward
-from .forward import run_forward
+from .forward import run_forward, segment_length
 
 __all__ = ["FusedBackend"]
 
@@ -42,55 +40,35 @@ class FusedBackend:
     name = "fused"
 
     def refusal(self, sequence: Sequence) -> str | None:
-        tensors = list(sequence.tensors())
-        if any(is_transformed(tensor) for tensor in tensors):
-            return "torch.func transforms"
-        if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
-            return "forward-mode derivatives"
         dtype = sequence.x.dtype
         if dtype not in (torch.float32, torch.float64):
             return f"{dtype}, only float32 and float64"
-        return None
+        return refuse_higher_order(sequence)
 
     def run(self, sequence: Sequence) -> tuple[Tensor, State]:
-        y, a, *gains = sequence.state
-        arguments = (sequence.x, y, a, torch.cat(gains, -1), *fold(sequence.parameters).flat())
-        needed = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in arguments)
-        ys, y, a, stacked = _FusedSequence.apply(sequence.model, needed, *arguments)
-        return ys, State(y, a, *stacked.chunk(2, -1))
+        return run_by_hand(self, sequence)
 
-
-class _FusedSequence(torch.autograd.Function):
-    """``(x, y, a, g) -> (ys, y_T, a_T, g_T)``; ``g`` stacks both gains, ``(B, 2n)``."""
-
-    @staticmethod
     def forward(
-        ctx: Any,
+        self,
         model: Model,
-        needed: bool,
+        weights: Folded,
         x: Tensor,
         y: Tensor,
         a: Tensor,
         gains: Tensor,
-        *flat: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        run = run_forward(model, Folded.of(flat), x, y, a, gains, keep=needed)
-        ctx.set_materialize_grads(False)
-        if needed:
-            ctx.model, ctx.segment = model, run.segment
-            ctx.save_for_backward(
-                x, y, a, run.ys, run.activities, run.gates, run.recurrent, run.checkpoints, *flat
-            )
-        return run.ys, run.y, run.a, run.gains
+        keep: bool,
+    ) -> Forward:
+        run = run_forward(model, weights, x, y, a, gains, keep)
+        kept = (x, y, a, run.ys, run.activities, run.gates, run.recurrent, run.checkpoints)
+        return Forward(run.ys, run.y, run.a, run.gains, kept)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "backend: second derivatives (create_graph=True) were asked of 'fused', which "
-                "computes first derivatives; expected backend='reference' for them"
-            )
-        x, y, a, ys, activities, gates, recurrent, checkpoints, *flat = ctx.saved_tensors
-        kept = Kept(ctx.segment, x, y, a, ys, activities, gates, recurrent, checkpoints)
-        _, _, *wanted = ctx.needs_input_grad
-        return None, None, *run_backward(ctx.model, Folded.of(flat), kept, grads, wanted)
+    def backward(
+        self,
+        model: Model,
+        weights: Folded,
+        kept: tuple[Any, ...],
+        grads: tuple[Tensor | None, ...],
+        wanted: list[bool],
+    ) -> tuple[Tensor | None, ...]:
+        x, y, *_ = kept
+        return run_backward(model, weights, Kept(segment_length(len(x), y), *kept), grads, wanted)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...dynamics import Model
 from ..folding import Folded
 
-__all__ = ["Run", "project_drive", "run_forward"]
+__all__ = ["Run", "project_drive", "run_forward", "segment_length"]
 
 # Elements of one state variable in a segment of steps: few enough for the cache.
 SEGMENT_ELEMENTS = 1 << 17
@@ -31,8 +31,11 @@ class Run(NamedTuple):
     """``u``, ``(T, B, n)``."""
     checkpoints: Tensor
     """The gains before each segment, ``(segments, B, 2n)``."""
-    segment: int
-    """Steps of a segment."""
+
+
+def segment_length(steps: int, y: Tensor) -> int:
+    """Steps of a segment, for so many steps of circuits in the state ``y``."""
+    return min(steps, max(1, SEGMENT_ELEMENTS // max(1, y.numel())))
 
 
 def run_forward(
@@ -40,7 +43,7 @@ def run_forward(
 ) -> Run:
     """Step through ``x`` ``(T, B, input_size)`` from ``y``, ``a`` ``(B, n)``, ``gains`` (B, 2n)."""
     steps, batch, n = x.shape[0], *y.shape
-    segment = min(steps, max(1, SEGMENT_ELEMENTS // max(1, y.numel())))
+    segment = segment_length(steps, y)
     # Two slots at least: a step writes its result before it is done with the last one.
     span = steps if keep else max(2, segment)
     ys = y.new_empty(steps, batch, n)
@@ -72,7 +75,6 @@ def run_forward(
         gates,
         recurrent,
         checkpoints,
-        segment,
     )
 
 

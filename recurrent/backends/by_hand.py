@@ -1,0 +1,110 @@
+"""What backends share that go forward and back by hand, as one autograd function."""
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from deq_organics._validation import is_transformed
+
+from ..dynamics import Model, State
+from .base import Sequence
+from .folding import Folded, fold
+
+__all__ = ["Forward", "Passes", "refuse_higher_order", "run_by_hand"]
+
+
+class Forward(NamedTuple):
+    """The results of a sequence, and what its way back needs."""
+
+    ys: Tensor
+    """``y`` after every step, ``(T, B, n)``."""
+    y: Tensor
+    a: Tensor
+    gains: Tensor
+    """``b`` beside ``b0`` after the last step, ``(B, 2n)``."""
+    kept: tuple[Tensor | None, ...]
+
+
+class Passes(Protocol):
+    """A backend's ways forward and back, in the folded parameters."""
+
+    name: str
+
+    def forward(
+        self,
+        model: Model,
+        weights: Folded,
+        x: Tensor,
+        y: Tensor,
+        a: Tensor,
+        gains: Tensor,
+        keep: bool,
+    ) -> Forward:
+        """Step through ``x`` from the state ``y``, ``a`` ``(B, n)`` and ``gains`` ``(B, 2n)``."""
+
+    def backward(
+        self,
+        model: Model,
+        weights: Folded,
+        kept: tuple[Any, ...],
+        grads: tuple[Tensor | None, ...],
+        wanted: list[bool],
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients of ``x``, ``y``, ``a``, ``gains`` and the folded parameters."""
+
+
+def refuse_higher_order(sequence: Sequence) -> str | None:
+    """Why a backend with first derivatives only cannot compute the sequence; None if it can."""
+    tensors = list(sequence.tensors())
+    if any(is_transformed(tensor) for tensor in tensors):
+        return "torch.func transforms"
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        return "forward-mode derivatives"
+    return None
+
+
+def run_by_hand(passes: Passes, sequence: Sequence) -> tuple[Tensor, State]:
+    """``y`` after every step, ``(T, B, n)``, and the last state, differentiable once."""
+    y, a, *gains = sequence.state
+    arguments = (sequence.x, y, a, torch.cat(gains, -1), *fold(sequence.parameters).flat())
+    needed = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in arguments)
+    ys, y, a, stacked = _ByHand.apply(passes, sequence.model, needed, *arguments)
+    return ys, State(y, a, *stacked.chunk(2, -1))
+
+
+class _ByHand(torch.autograd.Function):
+    """``(x, y, a, g) -> (ys, y_T, a_T, g_T)``; ``g`` stacks both gains, ``(B, 2n)``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        passes: Passes,
+        model: Model,
+        needed: bool,
+        x: Tensor,
+        y: Tensor,
+        a: Tensor,
+        gains: Tensor,
+        *flat: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        run = passes.forward(model, Folded.of(flat), x, y, a, gains, needed)
+        ctx.set_materialize_grads(False)
+        if needed:
+            ctx.passes, ctx.model, ctx.count = passes, model, len(run.kept)
+            ctx.save_for_backward(*run.kept, *flat)
+        return run.ys, run.y, run.a, run.gains
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "backend: second derivatives (create_graph=True) were asked of "
+                f"{ctx.passes.name!r}, which computes first derivatives; "
+                "expected backend='reference' for them"
+            )
+        kept, flat = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        _, _, _, *wanted = ctx.needs_input_grad
+        found = ctx.passes.backward(ctx.model, Folded.of(flat), kept, grads, wanted)
+        return None, None, None, *found
