@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from _derivatives import outputs_and_gradients
 
 from recurrent import ORGaNICsRNN, State
 from recurrent import backends as registry
@@ -20,18 +21,6 @@ VARIANTS = [
     {"num_layers": 2, "semisaturation": 0.6},
 ]
 FAST = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
-
-
-def outputs_and_gradients(rnn, backend, x, state, weights):
-    rnn.backend = backend
-    x = x.clone().requires_grad_()
-    state = State(*(part.clone().requires_grad_() for part in state))
-    output, last = rnn(x, state)
-    values = [output, *last]
-    loss = sum((value * weight).sum() for value, weight in zip(values, weights, strict=True))
-    inputs = {"x": x, **state._asdict(), **dict(rnn.named_parameters())}
-    gradients = torch.autograd.grad(loss, inputs.values(), materialize_grads=True)
-    return values, dict(zip(inputs, gradients, strict=True))
 
 
 def compare(rnn, steps, batch, state=None, segment_tolerance=1e-8):

@@ -6,6 +6,7 @@ Where there is no GPU they run under Triton's interpreter, whose products are pl
 import pytest
 import torch
 from _compilation import H100_SHARED_MEMORY, Program, compile_for_gpu
+from _derivatives import outputs_and_gradients
 from _kernels import DEVICE, KERNELS
 
 from recurrent import ORGaNICsRNN, State
@@ -37,18 +38,6 @@ def kernels(monkeypatch):
     """The kernels, on whatever device the tests run."""
     if not ON_GPU:
         monkeypatch.setattr(cuda, "kernel_refusal", lambda device: None)
-
-
-def outputs_and_gradients(rnn, backend, x, state, weights, dtype=torch.float32):
-    rnn.to(dtype).backend = backend
-    x = x.to(dtype).requires_grad_()
-    state = State(*(part.to(dtype).requires_grad_() for part in state))
-    output, last = rnn(x, state)
-    values = [output, *last]
-    loss = sum((value * weight).sum() for value, weight in zip(values, weights, strict=True))
-    inputs = {"x": x, **state._asdict(), **dict(rnn.named_parameters())}
-    gradients = torch.autograd.grad(loss, inputs.values(), materialize_grads=True)
-    return values, dict(zip(inputs, gradients, strict=True))
 
 
 def relative_error(value, reference):
