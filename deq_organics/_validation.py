@@ -1,11 +1,12 @@
 """Checks of arguments. Each error names the argument, what came and what was expected."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 __all__ = [
     "as_float_tensor",
@@ -20,6 +21,7 @@ __all__ = [
     "check_same_device",
     "is_transformed",
     "physical",
+    "refuse_transforms",
 ]
 
 
@@ -31,6 +33,16 @@ def physical(tensor: Tensor) -> Tensor:
 def is_transformed(tensor: Tensor) -> bool:
     """Whether a ``torch.func`` transform wraps ``tensor``: no loop may depend on its values."""
     return torch.func.debug_unwrap(tensor) is not tensor
+
+
+def refuse_transforms(tensors: Iterable[Tensor]) -> str | None:
+    """Why code with first derivatives in reverse mode only cannot take these; None if it can."""
+    tensors = list(tensors)
+    if any(is_transformed(tensor) for tensor in tensors):
+        return "torch.func transforms"
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        return "forward-mode derivatives"
+    return None
 
 
 def _skips_values(tensor: Tensor) -> bool:

@@ -4,10 +4,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ._triton import kernel_refusal
-from ._validation import is_transformed
+from ._validation import refuse_transforms
 from .cuda import LARGEST_SIZE
 
 __all__ = ["BACKENDS", "Choice", "choose"]
@@ -70,11 +69,8 @@ def _refusal(
     if recurrent_weight is None:
         return "circuits without recurrent weights: they have a closed form"
     weights = (recurrent_weight, normalization_weight)
-    for tensor in (input_drive, *weights, *others):
-        if is_transformed(tensor):
-            return "torch.func transforms"
-        if forward_ad.unpack_dual(tensor).tangent is not None:
-            return "forward-mode derivatives"
+    if (transforms := refuse_transforms((input_drive, *weights, *others))) is not None:
+        return transforms
     if any(size != 1 for weight in weights for size in weight.shape[:-2]):
         return "weights of each circuit's own, only weights that all circuits share"
     if exponent != 2.0:

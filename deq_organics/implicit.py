@@ -82,7 +82,7 @@ def _solve_by_kernels(problem: Problem, options: SolveOptions) -> Solution:
         options.max_iter,
         options.check_stability,
     )
-    # The one time that the host waits for the device.
+    # The host waits for the device here.
     left = (~settled.cpu()).nonzero().squeeze(-1)
     if left.numel():
         options.check_values()

@@ -4,15 +4,12 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-
-from deq_organics._validation import is_transformed
 
 from ..dynamics import Model, State
 from .base import Sequence
 from .folding import Folded, fold
 
-__all__ = ["Forward", "Passes", "refuse_higher_order", "run_by_hand"]
+__all__ = ["Forward", "Passes", "run_by_hand"]
 
 
 class Forward(NamedTuple):
@@ -53,16 +50,6 @@ class Passes(Protocol):
         wanted: list[bool],
     ) -> tuple[Tensor | None, ...]:
         """Gradients of ``x``, ``y``, ``a``, ``gains`` and the folded parameters."""
-
-
-def refuse_higher_order(sequence: Sequence) -> str | None:
-    """Why a backend with first derivatives only cannot compute the sequence; None if it can."""
-    tensors = list(sequence.tensors())
-    if any(is_transformed(tensor) for tensor in tensors):
-        return "torch.func transforms"
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
-        return "forward-mode derivatives"
-    return None
 
 
 def run_by_hand(passes: Passes, sequence: Sequence) -> tuple[Tensor, State]:

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ..._triton import kernel_refusal
-from ..._validation import is_transformed
+from ..._validation import is_transformed, refuse_transforms
 
 __all__ = ["applies", "gated_drive"]
 
@@ -26,8 +25,7 @@ def applies(drive: Tensor, logit: Tensor) -> bool:
         and drive.dtype == torch.float32
         and drive.shape[-1] <= _LARGEST_SIZE
         and drive.numel() > 0
-        and not any(is_transformed(part) for part in (drive, logit))
-        and all(forward_ad.unpack_dual(part).tangent is None for part in (drive, logit))
+        and refuse_transforms((drive, logit)) is None
     )
 
 

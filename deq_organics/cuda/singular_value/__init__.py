@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ..._triton import kernel_refusal
-from ..._validation import is_transformed
+from ..._validation import is_transformed, refuse_transforms
 
 __all__ = ["applies", "bounding_scale"]
 
@@ -25,8 +24,7 @@ def applies(weight: Tensor) -> bool:
         and weight.shape[0] == weight.shape[1]
         and 0 < weight.shape[0] <= _LARGEST_SIZE
         and weight.dtype == torch.float32
-        and not is_transformed(weight)
-        and forward_ad.unpack_dual(weight).tangent is None
+        and refuse_transforms((weight,)) is None
     )
 
 

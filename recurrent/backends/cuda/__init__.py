@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from deq_organics._triton import kernel_refusal
+from deq_organics._validation import refuse_transforms
 
 from ...dynamics import Model, State
 from ..base import Sequence
-from ..by_hand import Forward, refuse_higher_order, run_by_hand
+from ..by_hand import Forward, run_by_hand
 from ..folding import Folded
 from .backward import Kept, run_backward
 from .forward import run_forward
@@ -44,7 +45,7 @@ class CudaBackend:
             return f"{sequence.x.dtype}, only float32"
         if (size := sequence.state.y.shape[-1]) > LARGEST_HIDDEN_SIZE:
             return f"a hidden size of {size}, only up to {LARGEST_HIDDEN_SIZE}"
-        return refuse_higher_order(sequence)
+        return refuse_transforms(sequence.tensors())
 
     def run(self, sequence: Sequence) -> tuple[Tensor, State]:
         # Triton launches on the current device, which need not be that of the tensors.

@@ -24,9 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deq_organics._validation import refuse_transforms
+
 from ...dynamics import Model, State
 from ..base import Sequence
-from ..by_hand import Forward, refuse_higher_order, run_by_hand
+from ..by_hand import Forward, run_by_hand
 from ..folding import Folded
 from .backward import Kept, run_backward
 from .forward import run_forward, segment_length
@@ -43,7 +45,7 @@ class FusedBackend:
         dtype = sequence.x.dtype
         if dtype not in (torch.float32, torch.float64):
             return f"{dtype}, only float32 and float64"
-        return refuse_higher_order(sequence)
+        return refuse_transforms(sequence.tensors())
 
     def run(self, sequence: Sequence) -> tuple[Tensor, State]:
         return run_by_hand(self, sequence)
