@@ -19,7 +19,7 @@ from .oscillators import (
     oscillator_eigenvalues,
 )
 from .simulation import simulate
-from .solvers import Status
+from .solvers import Reached, Status
 from .spectral_density import CrossSpectrum
 from .stability import StabilityReport, check_stability
 from .steady_state import SteadyState
@@ -34,6 +34,7 @@ __all__ = [
     "NormalModes",
     "ORGaNICsDEQ",
     "Oscillators",
+    "Reached",
     "StabilityReport",
     "Status",
     "SteadyState",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import equations
+from .norms import size_of
 from .solvers import Problem
 from .solvers.acceleration import SecantAccelerator
 from .solvers.preconditioner import Preconditioner
@@ -49,22 +50,33 @@ def solve_adjoint_identity(problem: Problem, y: Tensor, a: Tensor, g: Tensor) ->
 
 
 def adjoint_residual(problem: Problem, y: Tensor, a: Tensor, adjoint: Tensor, g: Tensor) -> Tensor:
-    """``|J^T lambda + g| / max(|g|, |lambda|)`` per sample, 0 where both vanish."""
+    """Backward error ``(B,)`` of ``lambda``, 0 where it and ``g`` vanish.
+
+    ``|J^T lambda + g|`` in the rows of ``y`` by ``max(|g_y|, |lambda_y|)`` and in those of ``a`` by
+    ``max(|g_a|, |lambda_a|)``, which differ in their units. Where a row's terms are larger and
+    cancel, by the largest of them: no solution is closer than their rounding.
+    """
     lin = equations.linearize(y, a, problem.recurrent_weight, problem.exponent, problem.rectified)
     adjoint_y, adjoint_a = adjoint.chunk(2, -1)
+    g_y, g_a = g.chunk(2, -1)
     recurrent = _transposed(problem.recurrent_weight, lin.gain * adjoint_y)
     if lin.slope is not None:
         recurrent = lin.slope * recurrent
     omega = _transposed(problem.normalization_weight, adjoint_a)
-    error = torch.cat(
-        [
-            recurrent - adjoint_y + lin.excitation * omega,
-            lin.pool * omega - lin.inhibition * adjoint_y - adjoint_a,
-        ],
-        -1,
+    pooled, inhibited = lin.pool * omega, lin.inhibition * adjoint_y
+    excited = lin.excitation * omega
+    return torch.hypot(
+        _cancels(recurrent - adjoint_y + excited + g_y, g_y, adjoint_y, recurrent, excited),
+        _cancels(pooled - inhibited - adjoint_a + g_a, g_a, adjoint_a, inhibited, pooled),
     )
-    scale = torch.maximum(g.norm(dim=-1), adjoint.norm(dim=-1))
-    return (error + g).norm(dim=-1) / scale.clamp_min(torch.finfo(g.dtype).tiny)
+
+
+def _cancels(total: Tensor, *terms: Tensor) -> Tensor:
+    """The length of a sum of terms ``(B, n)`` by that of the longest term, ``(B,)``."""
+    size = size_of(*terms)
+    lengths = [torch.linalg.vector_norm(term / size, dim=-1) for term in terms]
+    scale = torch.stack(lengths).amax(0)
+    return torch.linalg.vector_norm(total / size, dim=-1) / torch.where(scale > 0, scale, 1.0)
 
 
 def solve_adjoint_iteratively(
@@ -76,30 +88,41 @@ def solve_adjoint_iteratively(
     firing = None if lin.slope is None else lin.slope > 0
     precondition = Preconditioner(problem).at(lin.gain, firing, transpose=True)
     active = equations.drive(y, problem.rectified) / (problem.exponent * a)
-    scale = g.norm(dim=-1).clamp_min(torch.finfo(g.dtype).tiny)
 
-    def evaluate(adjoint_y: Tensor) -> tuple[Tensor, Tensor]:
+    def omega_and_excess(adjoint_y: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """``W^T`` of ``start`` and of what ``lambda_y`` adds, and ``lambda_y - recurrence``."""
         recurrent = _transposed(problem.recurrent_weight, lin.gain * adjoint_y)
-        excess = adjoint_y - recurrent - g_y
-        left = torch.addcmul(g_a, active, excess).addcmul_(lin.inhibition, adjoint_y, value=-1.0)
-        omega = _transposed(problem.normalization_weight, left)
+        excess = adjoint_y - recurrent
+        left = torch.addcmul(start, active, excess).addcmul_(lin.inhibition, adjoint_y, value=-1.0)
         if lin.slope is not None:
-            excess = adjoint_y - lin.slope * recurrent - g_y
-        return torch.addcmul(-excess, lin.excitation, omega), omega
+            excess = adjoint_y - lin.slope * recurrent
+        return _transposed(problem.normalization_weight, left), excess
 
-    adjoint_y = torch.zeros_like(g_y)
+    # The equation that is left is linear in lambda_y, and solved for a right-hand side of size 1.
+    nothing = torch.zeros_like(g_y)
+    explicit = torch.addcmul(g_a, active, g_y, value=-1.0)
+    right = torch.addcmul(g_y, lin.excitation, _transposed(problem.normalization_weight, explicit))
+    size = size_of(right)
+    right = right / size
+    scale = torch.linalg.vector_norm(right, dim=-1)
+    scale = torch.where(scale > 0, scale, 1.0)
+    adjoint_y = nothing
     best, best_error = adjoint_y, torch.full_like(scale, torch.inf)
+    residual = right
     accelerator = SecantAccelerator(_DEPTH)
-    for _ in range(_MAX_ITER):
-        residual, _ = evaluate(adjoint_y)
-        error = residual.norm(dim=-1) / scale
+    for step in range(_MAX_ITER):
+        if step:
+            omega, excess = omega_and_excess(adjoint_y, nothing)
+            residual = torch.addcmul(right - excess, lin.excitation, omega)
+        error = torch.linalg.vector_norm(residual, dim=-1) / scale
         better = error < best_error
         best = torch.where(better.unsqueeze(-1), adjoint_y, best)
         best_error = torch.where(better, error, best_error)
         if (best_error <= tol).all():
             break
         adjoint_y = accelerator.propose(adjoint_y, precondition(residual))
-    _, omega = evaluate(best)
+    best = best * size
+    omega, _ = omega_and_excess(best, explicit)
     adjoint_a = g_a - lin.inhibition * best + lin.pool * omega
     adjoint = torch.cat([best, adjoint_a], -1)
     return adjoint, adjoint_residual(problem, y, a, adjoint, g)

@@ -54,21 +54,16 @@ def _problem(options: SolveOptions, *tensors: Any) -> Problem:
     return Problem.flatten(d, c, wr, w, tau_y, tau_a, options.exponent, options.rectified)
 
 
-def _solve(problem: Problem, options: SolveOptions) -> Solution:
-    """By torch, with finite states and the residual that they really have."""
+def _solve(
+    problem: Problem, options: SolveOptions, start: tuple[Tensor, Tensor] | None = None
+) -> Solution:
+    """By torch."""
     check_finite("input_drive", problem.input_drive)
     check_finite("semisaturation", problem.semisaturation)
-    y, a, _, iterations, status = solve(
-        problem, options.solver, options.tol, options.max_iter, options.check_stability
+    solution = solve(
+        problem, options.solver, options.tol, options.max_iter, options.check_stability, start
     )
-    finite = (torch.isfinite(y) & torch.isfinite(a)).all(-1, keepdim=True)
-    y, a = torch.where(finite, y, 0.0), torch.where(finite, a, problem.semisaturation)
-    residual = problem.relative_residual(y, a)
-    reached = finite.squeeze(-1) & (residual <= attainable(options.tol, y.dtype))
-    status = torch.where(
-        ~reached & (status == Status.CONVERGED), int(Status.MAX_ITERATIONS), status
-    )
-    return Solution(_contiguous(y), _contiguous(a), residual, iterations, status)
+    return solution._replace(y=_contiguous(solution.y), a=_contiguous(solution.a))
 
 
 def _solve_by_kernels(problem: Problem, options: SolveOptions) -> Solution:
@@ -93,31 +88,35 @@ def _solve_by_kernels(problem: Problem, options: SolveOptions) -> Solution:
 
 
 class _SteadyState(torch.autograd.Function):
-    """``(y, a, residual, iterations, status)`` from the circuit's tensors."""
+    """``(y, a, residual, iterations, status, reached, period, time)`` from the circuit's tensors.
+
+    The arguments after them, ``y`` and ``a`` of a start or two times None, have no gradient.
+    """
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(*args: Any) -> tuple[Tensor, ...]:
         options: SolveOptions = args[0]
-        with equations.full_precision(args[1]):
-            search = _solve if options.shared is None else _solve_by_kernels
-            y, a, residual, iterations, status = search(_problem(options, *args[1:]), options)
         shape, batch = args[1].shape, args[1].shape[:-1]
-        return (
-            y.reshape(shape),
-            a.reshape(shape),
-            residual.reshape(batch),
-            iterations.reshape(batch),
-            status.reshape(batch),
-        )
+        problem = _problem(options, *args[1:7])
+        with equations.full_precision(args[1]):
+            if args[7] is not None:
+                start = [part.expand(shape).reshape(-1, shape[-1]) for part in args[7:]]
+                solution = _solve(problem, options, (start[0], start[1]))
+            elif options.shared is None:
+                solution = _solve(problem, options)
+            else:
+                solution = _solve_by_kernels(problem, options)
+        y, a, *others = solution
+        return (y.reshape(shape), a.reshape(shape), *(part.reshape(batch) for part in others))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.options = inputs[0]
-        y, a, residual, iterations, status = output
-        ctx.mark_non_differentiable(residual, iterations, status)
+        y, a, _, _, status, *_ = output
+        ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[1:], y, a, status)
-        ctx.save_for_forward(*inputs[1:], y, a, status)
+        ctx.save_for_backward(*inputs[1:7], y, a, status)
+        ctx.save_for_forward(*inputs[1:7], y, a, status)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -132,7 +131,7 @@ class _SteadyState(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, tuple[int, ...]]:
         """One more leading batch dimension: that is what the solver works on anyway."""
-        core = (None, 1, 1, 2, 2, 1, 1)
+        core = (None, 1, 1, 2, 2, 1, 1, 1, 1)
         logical = [
             0 if tensor is None or k is None else tensor.ndim - k - (dim is not None)
             for tensor, dim, k in zip(args, in_dims, core, strict=True)
@@ -148,7 +147,7 @@ class _SteadyState(torch.autograd.Function):
             moved.append(tensor)
         if in_dims[1] is None:
             moved[1] = moved[1].expand(info.batch_size, *moved[1].shape)
-        return _SteadyState.apply(*moved), (0, 0, 0, 0, 0)
+        return _SteadyState.apply(*moved), (0,) * len(Solution._fields)
 
 
 def _pull_back(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
@@ -181,8 +180,7 @@ def _pull_back(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | Non
         lam_a.sum_to_size(c.shape) if needs[2] else None,
         grad_wr,
         grad_w,
-        None,
-        None,
+        *[None] * 4,
     )
 
 
@@ -239,7 +237,7 @@ def _push_forward(ctx: Any, tangents: tuple[Any, ...]) -> tuple[Tensor | None, .
     options: SolveOptions = ctx.options
     problem = _problem(options, *tensors)
     n = y.shape[-1]
-    _, d_t, c_t, wr_t, w_t, _, _ = tangents
+    d_t, c_t, wr_t, w_t = tangents[1:5]
     flow_y, flow_a = torch.zeros_like(y), torch.zeros_like(a)
     if d_t is not None:
         flow_y = flow_y + d_t
@@ -261,7 +259,7 @@ def _push_forward(ctx: Any, tangents: tuple[Any, ...]) -> tuple[Tensor | None, .
     failed = ~(error <= _accepted_error(options, flow) * scale)
     tangent_y, tangent_a = _drop_failed(tangent, failed, options).chunk(2, -1)
     tangent_y, tangent_a = tangent_y.reshape(y.shape), tangent_a.reshape(a.shape)
-    return _contiguous(tangent_y), _contiguous(tangent_a), None, None, None
+    return _contiguous(tangent_y), _contiguous(tangent_a), *[None] * (len(Solution._fields) - 2)
 
 
 def _refuse_nested_forward_mode() -> None:
@@ -339,9 +337,20 @@ def steady_state_function(
     normalization_weight: Tensor,
     tau_y: Tensor,
     tau_a: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """``(y, a, residual, iterations, status)``; ``input_drive`` has the full batch shape."""
-    outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = _SteadyState.apply(
-        options, input_drive, semisaturation, recurrent_weight, normalization_weight, tau_y, tau_a
+    start: tuple[Tensor, Tensor] | None = None,
+) -> Solution:
+    """The solution, of the batch shape, which ``input_drive`` has in full.
+
+    With a ``start``, ``y`` and ``a`` that broadcast to the shape of ``input_drive``, it is where the
+    dynamics from there end.
+    """
+    tensors = (
+        input_drive,
+        semisaturation,
+        recurrent_weight,
+        normalization_weight,
+        tau_y,
+        tau_a,
+        *(start or (None, None)),
     )
-    return outputs
+    return Solution(*_SteadyState.apply(options, *tensors))

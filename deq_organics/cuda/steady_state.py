@@ -135,7 +135,7 @@ def solve(
             CHECK=check_stability,
             **_options(n),
         )
-    return Solution(y, a, residual, iterations, status), settled
+    return Solution.unfollowed(y, a, residual, iterations, status), settled
 
 
 def solve_adjoint(

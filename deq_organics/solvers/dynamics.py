@@ -1,9 +1,9 @@
-"""The circuit's own dynamics, followed from rest until they settle: the solver of last resort.
+"""The circuit's own dynamics, followed until it is known where they end.
 
-An adaptive Rosenbrock method (ROS2, L-stable, second order; Verwer et al., SIAM J. Sci. Comput.
-20, 1999) follows each circuit's trajectory. Near a stable fixed point its steps grow without
-bound and it turns into Newton's method; where there is no stable steady state it keeps cycling
-or diverges, and says which.
+What is said of a trajectory was checked along it: that it settles, where Newton's method finds a
+stable fixed point right beside it; that it ends on a cycle, where :mod:`.cycles` verifies one;
+that it diverges, where it has grown over twelve orders of magnitude. Of all others it is said that
+they did not settle until then.
 """
 
 from typing import NamedTuple
@@ -11,17 +11,34 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .acceptance import natural_sizes
+from .cycles import Recurrence, verify_cycles
+from .newton import solve_newton
 from .problem import Problem
-from .status import Solution, Status
+from .rosenbrock import flow, take_step, tolerances
+from .spectrum import is_stable
+from .status import Reached, Solution, Status
 
-__all__ = ["Trajectory", "settle"]
+__all__ = ["MAX_STEPS", "Trajectory", "follow", "rest"]
 
-_GAMMA = 1.0 - 0.5**0.5
-_RTOL = 1e-3
-_ATOL = 1e-6
-_MAX_STEPS = 1000
-_STRETCH = 100
-_DIVERGED = 1e6
+MAX_STEPS = 4000
+_RTOL = 1e-6
+_FIRST_STEP = 1e-3
+# Sizes, in parts of the natural ones, from which on a state is only looked at for divergence, with
+# this much more tolerance, and at which that is certain.
+_LARGE, _SLACK, _DIVERGED = 1e6, 1e3, 1e12
+# After so many steps it is looked at what has stopped for it.
+_LOOK = 16
+# Relative speeds at which to look for a fixed point, the first one only for its instability; and
+# the largest distance of a trajectory from the fixed point at which it is said to end.
+_SLOW, _SLOWER, _SLOWEST, _FAST = 1e-4, 1e-6, 1e-14, 1e-3
+_DISTANCE = 1e-4
+_NEWTON_STEPS = 15
+# How far a step may go, in units of the time in which an instability grows by e: longer steps of
+# an L-stable method would damp it.
+_UNSTABLE_STEP = 0.5
+# Looks that find a trajectory exactly on an unstable fixed point before it is left there.
+_PATIENCE = 20
 
 
 class Trajectory(NamedTuple):
@@ -33,73 +50,193 @@ class Trajectory(NamedTuple):
     of an oscillation is close to the fixed point that it circles."""
 
 
-def settle(problem: Problem, tol: float) -> Trajectory:
-    """Integrate from rest, ``y = 0, a = c``."""
+def rest(problem: Problem) -> tuple[Tensor, Tensor]:
+    """``y = 0, a = c``, where every circuit rests without input; both ``(B, n)``."""
     y = torch.zeros_like(problem.input_drive)
-    a = problem.semisaturation.expand_as(y).clone()
-    scale = a.norm(dim=-1) + problem.input_drive.norm(dim=-1)
-    size = y.shape[0]
-    error = problem.relative_residual(y, a)
-    steps = torch.zeros(size, dtype=torch.int64, device=y.device)
-    status = torch.full_like(steps, Status.NOT_SETTLED)
-    h = 0.1 * torch.minimum(problem.tau_y.amin(-1), problem.tau_a.amin(-1)).expand(size).clone()
-    waypoints: list[tuple[Tensor, Tensor]] = []
-    for step in range(_MAX_STEPS):
-        index = (status == Status.NOT_SETTLED).nonzero().squeeze(-1)
-        if index.numel() == 0:
-            break
-        if step % _STRETCH == 0:
-            sum_y, sum_a, elapsed = torch.zeros_like(y), torch.zeros_like(a), torch.zeros_like(h)
-        part = problem.select(index)
-        y_new, a_new, h_new, accepted = _step(part, y[index], a[index], h[index])
-        weight = torch.where(accepted, h[index], 0.0)
-        sum_y[index] += weight.unsqueeze(-1) * y_new
-        sum_a[index] += weight.unsqueeze(-1) * a_new
-        elapsed[index] += weight
-        y[index], a[index], h[index] = y_new, a_new, h_new
-        error[index] = part.relative_residual(y_new, a_new)
-        steps[index] += 1
-        size_now = y_new.norm(dim=-1) + a_new.norm(dim=-1)
-        status[index[error[index] <= tol]] = Status.CONVERGED
-        status[index[~(size_now <= _DIVERGED * (1.0 + scale[index]))]] = Status.DIVERGED
-        if step % _STRETCH == _STRETCH - 1:
-            moved = (elapsed > 0).unsqueeze(-1)
-            time = torch.where(moved, elapsed.unsqueeze(-1), 1.0)
-            waypoints.insert(
-                0, (torch.where(moved, sum_y / time, y), torch.where(moved, sum_a / time, a))
-            )
-    return Trajectory(Solution(y, a, error, steps, status), waypoints)
+    return y, problem.semisaturation.expand_as(y).clone()
 
 
-def _step(
-    problem: Problem, y: Tensor, a: Tensor, h: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One trial step of length ``h``; a rejected one returns the old state and a smaller step."""
-    n = y.shape[-1]
-    state = torch.cat([y, a], -1)
-    step = h.unsqueeze(-1)
-    identity = torch.eye(2 * n, dtype=y.dtype, device=y.device)
-    matrix = identity - (_GAMMA * h)[:, None, None] * problem.jacobian(y, a)
-    lu, pivots, _ = torch.linalg.lu_factor_ex(matrix)
+def follow(
+    problem: Problem, start: tuple[Tensor, Tensor], tol: float, max_steps: int = MAX_STEPS
+) -> Trajectory:
+    """Integrate from ``start = (y, a)``, each ``(B, n)``, in double precision.
 
-    def solve(rhs: Tensor) -> Tensor:
-        return torch.linalg.lu_solve(lu, pivots, rhs.unsqueeze(-1)).squeeze(-1)
-
-    k1 = solve(_flow(problem, state))
-    k2 = solve(_flow(problem, state + step * k1) - 2.0 * k1)
-    new = state + step * (1.5 * k1 + 0.5 * k2)
-    tolerance = _ATOL + _RTOL * torch.maximum(state.abs(), new.abs())
-    error = (0.5 * step * (k1 + k2) / tolerance).square().mean(-1).sqrt()
-    accepted = (error <= 1.0) & (new[:, n:] > 0).all(-1) & torch.isfinite(new).all(-1)
-    factor = torch.where(torch.isfinite(error), 0.8 / error.clamp_min(1e-8).sqrt(), 0.2).clamp(
-        0.2, 5.0
-    )
-    h = h * torch.where(accepted, factor, factor.clamp_max(0.5))
-    new = torch.where(accepted.unsqueeze(-1), new, state)
-    return new[:, :n], new[:, n:], h, accepted
+    A trajectory that settles has the status CONVERGED and ends at the stable fixed point, to a
+    relative residual of ``tol``.
+    """
+    paths = _Paths(problem, torch.cat(start, -1), tol)
+    for step in range(max_steps):
+        paths.advance()
+        if step % _LOOK == _LOOK - 1 or step == max_steps - 1 or paths.all_stopped:
+            paths.look()
+            if paths.size == 0:
+                break
+    return paths.finish(problem)
 
 
-def _flow(problem: Problem, state: Tensor) -> Tensor:
-    y, a = state.chunk(2, -1)
-    residual_y, residual_a = problem.residual(y, a)
-    return torch.cat([residual_y / problem.tau_y, residual_a / problem.tau_a], -1)
+class _Paths:
+    """The trajectories that are still followed, and what became of the others.
+
+    Attributes ``end_...`` have a row for each circuit; all other tensors one for each trajectory
+    that is left, whose circuit is ``row``.
+    """
+
+    def __init__(self, problem: Problem, state: Tensor, tol: float) -> None:
+        size = state.shape[0]
+        self._problem, self._tol = problem, tol
+        self._row = torch.arange(size, device=state.device)
+        self._state, self._slope, self._time = state, flow(problem, state), state.new_zeros(size)
+        self._scale = tolerances(problem, state)
+        fastest = torch.minimum(problem.tau_y.amin(-1), problem.tau_a.amin(-1))
+        self._length = (_FIRST_STEP * fastest).expand(size).clone()
+        self._longest = torch.full_like(self._time, torch.inf)
+        self._sizes = torch.stack(torch.broadcast_tensors(*natural_sizes(problem)), -1)
+        self._speed = torch.full_like(self._time, torch.inf)
+        self._level = torch.full_like(self._time, _SLOW)
+        self._calm = torch.zeros_like(self._row)
+        self._slow = torch.zeros_like(self._time, dtype=torch.bool)
+        self._gone = torch.zeros_like(self._slow)
+        self._last_small, self._slack = state, torch.ones_like(self._time).unsqueeze(-1)
+        self._recurrence = Recurrence(state, self._slope, self._scale, self._time)
+        self._sum, self._since = torch.zeros_like(state), self._time
+        self._looks, self._waypoints = 0, list[tuple[Tensor, Tensor]]()
+        self._end, self._end_time = state.clone(), self._time.clone()
+        self._end_status = torch.full_like(self._row, Status.NOT_SETTLED)
+        self._end_steps = torch.zeros_like(self._row)
+        self._end_period = torch.full_like(self._time, torch.nan)
+
+    @property
+    def size(self) -> int:
+        """How many trajectories are left."""
+        return self._row.numel()
+
+    @property
+    def all_stopped(self) -> bool:
+        return bool((self._slow | self._gone | self._recurrence.returned).all())
+
+    def advance(self) -> None:
+        """One step of every trajectory that nothing has stopped."""
+        problem, old = self._problem, (self._state, self._slope)
+        moving = ~(self._slow | self._gone | self._recurrence.returned)
+        length = torch.minimum(self._length, self._longest)
+        step = take_step(problem, *old, self._slack * self._scale, length, _RTOL)
+        moved = moving & step.accepted
+        here = moved.unsqueeze(-1)
+        state = torch.where(here, step.state, self._state)
+        self._state, self._slope = state, flow(problem, state)
+        self._scale = tolerances(problem, state)
+        self._length = torch.where(moving, step.next_length, self._length)
+        length = torch.where(moved, length, 0.0)
+        self._time = self._time + length
+        self._sum = self._sum + 0.5 * length.unsqueeze(-1) * (old[0] + state)
+        self._end_steps[self._row] += moving
+        new = (state, self._slope)
+        self._recurrence.observe(old, new, self._scale, self._time, length, moved)
+
+        tau = torch.cat(torch.broadcast_tensors(problem.tau_y, problem.tau_a), -1)
+        self._speed = (self._slope * tau / self._scale).abs().amax(-1)
+        fast = self._speed > _FAST
+        self._level = torch.where(fast, _SLOW, self._level)
+        self._longest = torch.where(fast, torch.inf, self._longest)
+        self._slow = self._speed <= self._level
+        largest = torch.stack([part.abs().amax(-1) for part in state.chunk(2, -1)], -1)
+        self._gone = (largest > _DIVERGED * self._sizes).any(-1)
+        small = (largest <= _LARGE * self._sizes).all(-1, keepdim=True)
+        self._last_small = torch.where(small, state, self._last_small)
+        self._slack = torch.where(small, 1.0, _SLACK)
+
+    def look(self) -> None:
+        """See to the trajectories that have stopped: some end here, the others go on."""
+        done = self._gone
+        self._end_status[self._row[done]] = int(Status.DIVERGED)
+        # What is returned of a divergence is of a size to compute with.
+        self._state = torch.where(done.unsqueeze(-1), self._last_small, self._state)
+        slow = self._slow & ~done
+        if slow.any():
+            done = done | self._settle(slow)
+        returned = self._recurrence.returned & ~done
+        if returned.any():
+            done = done | self._close(returned)
+        self._looks += 1
+        if self._looks & (self._looks - 1) == 0:
+            self._mark_waypoint()
+        if done.any():
+            self._retire(done)
+
+    def finish(self, problem: Problem) -> Trajectory:
+        """What became of all; the trajectories that are left have not settled."""
+        self._mark_waypoint()
+        self._retire(torch.ones_like(self._slow))
+        y, a = self._end.chunk(2, -1)
+        settled = self._end_status == Status.CONVERGED
+        end = Solution(
+            y,
+            a,
+            problem.relative_residual(y, a),
+            self._end_steps,
+            self._end_status,
+            torch.where(settled, int(Reached.YES), int(Reached.NOT_EXAMINED)),
+            self._end_period,
+            self._end_time,
+        )
+        return Trajectory(end, self._waypoints)
+
+    def _settle(self, slow: Tensor) -> Tensor:
+        """Which of the ``slow`` ones ``(B,)`` end where they are, at a fixed point."""
+        rows = slow.nonzero().squeeze(-1)
+        part, state, speed = self._problem.select(rows), self._state[rows], self._speed[rows]
+        growth = torch.linalg.eigvals(part.jacobian(*state.chunk(2, -1))).real.amax(-1)
+        self._longest[rows] = torch.where(growth > 0, _UNSTABLE_STEP / growth, torch.inf)
+        found = solve_newton(part, *state.chunk(2, -1), self._tol, _NEWTON_STEPS)
+        point = torch.cat([found.y, found.a], -1)
+        distance = ((point - state) / self._scale[rows]).abs().amax(-1)
+        beside = (found.status == Status.CONVERGED) & (distance <= _DISTANCE)
+        stable = is_stable(part, found.y, found.a, beside & (speed <= _SLOWER))
+        # What is at rest but for rounding, look after look, stays there.
+        at_rest = beside & (growth > 0) & (speed <= _SLOWEST)
+        self._calm[rows] = torch.where(at_rest, self._calm[rows] + 1, 0)
+        stays = ~stable & (self._calm[rows] >= _PATIENCE)
+        self._end_status[self._row[rows[stays]]] = int(Status.UNSTABLE)
+        self._end_status[self._row[rows[stable]]] = int(Status.CONVERGED)
+        ends = stable | stays
+        self._state[rows] = torch.where(ends.unsqueeze(-1), point, state)
+        self._level[rows] = (1e-2 * self._level[rows]).clamp_min(_SLOWEST)
+        self._slow = torch.zeros_like(self._slow)
+        return torch.zeros_like(slow).index_put((rows,), ends)
+
+    def _close(self, returned: Tensor) -> Tensor:
+        """Which of the ``returned`` ones ``(B,)`` end on a cycle."""
+        rows, seen = returned.nonzero().squeeze(-1), self._recurrence
+        verdict, period = verify_cycles(
+            self._problem.select(rows),
+            seen.reference[rows],
+            seen.period[rows],
+            seen.scale[rows],
+            seen.extent[rows],
+        )
+        circuits = self._row[rows[verdict]]
+        self._end_status[circuits] = int(Status.CYCLE)
+        self._end_period[circuits] = period[verdict]
+        done = torch.zeros_like(returned).index_put((rows,), verdict)
+        seen.renew(self._state, self._slope, self._scale, self._time, returned & ~done)
+        return done
+
+    def _mark_waypoint(self) -> None:
+        """The mean since the last one; every stretch is as long as all before it together."""
+        elapsed = (self._time - self._since).unsqueeze(-1)
+        moved = elapsed > 0
+        mean = torch.where(moved, self._sum / torch.where(moved, elapsed, 1.0), self._state)
+        waypoint = self._end.index_put((self._row,), mean)
+        y, a = waypoint.chunk(2, -1)
+        self._waypoints.insert(0, (y, a))
+        self._sum, self._since = torch.zeros_like(self._sum), self._time
+
+    def _retire(self, done: Tensor) -> None:
+        """Note where the trajectories ``done`` ``(B,)`` end, and go on with the others."""
+        rows, keep = self._row[done], ~done
+        self._end[rows], self._end_time[rows] = self._state[done], self._time[done]
+        self._problem = self._problem.select(keep)
+        self._recurrence.select(keep)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and not name.startswith("_end"):
+                setattr(self, name, value[keep])

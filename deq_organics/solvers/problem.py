@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import equations
+from ..norms import size_of, smallest_step
 
 __all__ = ["Problem"]
 
@@ -121,16 +122,34 @@ class Problem(NamedTuple):
     def relative_residual(self, y: Tensor, a: Tensor) -> Tensor:
         """Backward error ``(B,)``: the larger of both equations' residuals, each by its scale.
 
-        ``max(|r_y| / max(|y|, |d|), |r_a| / |a|)`` with Euclidean norms: free of units and
-        unchanged when a circuit's inputs are rescaled.
+        ``max(|r_y| / max(|y|, |d|), max_i |r_a,i| / a_i)``: Euclidean norms for ``y``, whose terms
+        may cancel, and neuron by neuron for ``a``, a sum of positive terms. Hence it is free of
+        units and unchanged when a circuit's inputs are rescaled. It is never less than what the
+        steps between the dtype's smallest numbers hide, so that a state too small for its dtype has
+        a large one.
         """
-        residual_y, residual_a = self.residual(y, a)
-        return torch.maximum(
-            residual_y.norm(dim=-1) / self.drive_scale(y),
-            residual_a.norm(dim=-1) / a.norm(dim=-1).clamp_min(torch.finfo(a.dtype).tiny),
-        )
+        residual_y, residual_a, size = self.scaled_residual(y, a)
+        length_y = torch.linalg.vector_norm(y / size, dim=-1)
+        length_d = torch.linalg.vector_norm(self.input_drive / size, dim=-1)
+        scale = torch.maximum(length_y, length_d)
+        # Zero input: the state is exact, or `residual_y` is not zero.
+        error_y = torch.linalg.vector_norm(residual_y, dim=-1) / torch.where(scale > 0, scale, 1.0)
+        hidden = smallest_step(y.dtype) * y.shape[-1] ** 0.5
+        hidden_y = torch.where(scale > 0, hidden / size.squeeze(-1), 0.0)
+        hidden_a = hidden / a.amin(-1)
+        error_a = residual_a.abs().amax(-1)
+        return torch.maximum(torch.maximum(error_y, error_a), torch.maximum(hidden_y, hidden_a))
 
-    def drive_scale(self, y: Tensor) -> Tensor:
-        """The scale ``(B,)`` of the principal equation: ``max(|y|, |d|)``."""
-        scale = torch.maximum(y.norm(dim=-1), self.input_drive.norm(dim=-1))
-        return scale.clamp_min(torch.finfo(y.dtype).tiny)
+    def scaled_residual(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``tau_y dy/dt / size``, ``tau_a da/dt / a`` and the ``size`` ``(B, 1)`` of ``y`` or ``d``.
+
+        Nothing in it overflows or underflows unless the state or its equations do.
+        """
+        size = size_of(y, self.input_drive)
+        s = equations.inhibitory_firing_rate(a, self.exponent)
+        recurrent = equations.recurrent_drive(y, self.recurrent_weight, self.rectified)
+        residual_y = torch.addcmul(self.input_drive - y, 1.0 - s, recurrent)
+        # (y+ + y-) (a+)^m is the power of y a+.
+        normalized = equations.drive(y, self.rectified) * s
+        pool = equations.pooled_power(self.normalization_weight, normalized, self.exponent)
+        return residual_y / size, (self.semisaturation - a + pool) / a, size
