@@ -24,6 +24,7 @@ __all__ = [
     "solve_adjoint_dense",
     "solve_adjoint_identity",
     "solve_adjoint_iteratively",
+    "tangent_residual",
 ]
 
 _DEPTH = 6
@@ -49,12 +50,14 @@ def solve_adjoint_identity(problem: Problem, y: Tensor, a: Tensor, g: Tensor) ->
     return torch.cat([adjoint_y, adjoint_a], -1)
 
 
-def adjoint_residual(problem: Problem, y: Tensor, a: Tensor, adjoint: Tensor, g: Tensor) -> Tensor:
-    """Backward error ``(B,)`` of ``lambda``, 0 where it and ``g`` vanish.
+def adjoint_residual(
+    problem: Problem, y: Tensor, a: Tensor, adjoint: Tensor, g: Tensor, *, direct: bool = False
+) -> Tensor:
+    """Relative residual ``(B,)`` of ``lambda``, 0 where it and ``g`` vanish.
 
     ``|J^T lambda + g|`` in the rows of ``y`` by ``max(|g_y|, |lambda_y|)`` and in those of ``a`` by
-    ``max(|g_a|, |lambda_a|)``, which differ in their units. Where a row's terms are larger and
-    cancel, by the largest of them: no solution is closer than their rounding.
+    ``max(|g_a|, |lambda_a|)``: their units differ. For a ``direct`` solve the terms of a row count
+    too, which may be larger and cancel: no solution is closer than their rounding.
     """
     lin = equations.linearize(y, a, problem.recurrent_weight, problem.exponent, problem.rectified)
     adjoint_y, adjoint_a = adjoint.chunk(2, -1)
@@ -63,20 +66,40 @@ def adjoint_residual(problem: Problem, y: Tensor, a: Tensor, adjoint: Tensor, g:
     if lin.slope is not None:
         recurrent = lin.slope * recurrent
     omega = _transposed(problem.normalization_weight, adjoint_a)
-    pooled, inhibited = lin.pool * omega, lin.inhibition * adjoint_y
-    excited = lin.excitation * omega
+    excited, pooled, inhibited = lin.excitation * omega, lin.pool * omega, lin.inhibition * adjoint_y
     return torch.hypot(
-        _cancels(recurrent - adjoint_y + excited + g_y, g_y, adjoint_y, recurrent, excited),
-        _cancels(pooled - inhibited - adjoint_a + g_a, g_a, adjoint_a, inhibited, pooled),
+        _relative(
+            recurrent - adjoint_y + excited + g_y,
+            (g_y, adjoint_y, *((recurrent, excited) if direct else ())),
+        ),
+        _relative(
+            pooled - inhibited - adjoint_a + g_a,
+            (g_a, adjoint_a, *((pooled, inhibited) if direct else ())),
+        ),
     )
 
 
-def _cancels(total: Tensor, *terms: Tensor) -> Tensor:
-    """The length of a sum of terms ``(B, n)`` by that of the longest term, ``(B,)``."""
-    size = size_of(*terms)
-    lengths = [torch.linalg.vector_norm(term / size, dim=-1) for term in terms]
-    scale = torch.stack(lengths).amax(0)
-    return torch.linalg.vector_norm(total / size, dim=-1) / torch.where(scale > 0, scale, 1.0)
+def tangent_residual(jacobian: Tensor, tangent: Tensor, flow: Tensor) -> Tensor:
+    """Relative residual ``(B,)`` of a direct solution of ``J tangent = -flow``, likewise."""
+    n = flow.shape[-1] // 2
+    tangent_y, tangent_a = tangent.chunk(2, -1)
+    by_y = equations.matvec(jacobian[..., :n], tangent_y).chunk(2, -1)
+    by_a = equations.matvec(jacobian[..., n:], tangent_a).chunk(2, -1)
+    errors = [
+        _relative(from_y + from_a + part, (part, own, from_y, from_a))
+        for from_y, from_a, part, own in zip(
+            by_y, by_a, flow.chunk(2, -1), (tangent_y, tangent_a), strict=True
+        )
+    ]
+    return torch.hypot(*errors)
+
+
+def _relative(residual: Tensor, scales: tuple[Tensor, ...]) -> Tensor:
+    """The length of a residual ``(B, n)`` by that of the longest of some vectors, ``(B,)``."""
+    size = size_of(*scales)
+    lengths = [torch.linalg.vector_norm(vector / size, dim=-1) for vector in scales]
+    longest = torch.stack(lengths).amax(0)
+    return torch.linalg.vector_norm(residual / size, dim=-1) / torch.where(longest > 0, longest, 1.0)
 
 
 def solve_adjoint_iteratively(

@@ -21,6 +21,7 @@ from .adjoint import (
     solve_adjoint_dense,
     solve_adjoint_identity,
     solve_adjoint_iteratively,
+    tangent_residual,
 )
 from .errors import AdjointWarning, SteadyStateError
 from .solvers import Problem, Solution, Status, attainable, solve
@@ -248,15 +249,14 @@ def _push_forward(ctx: Any, tangents: tuple[Any, ...]) -> tuple[Tensor | None, .
         active = equations.drive(y, options.rectified)
         flow_y = flow_y + gain * equations.matvec(wr_t, active)
     if w_t is not None:
-        pool = equations.normalization_pool(y, a, options.exponent, options.rectified)
-        flow_a = flow_a + equations.matvec(w_t, pool)
+        s = equations.inhibitory_firing_rate(a, options.exponent)
+        normalized = equations.drive(y, options.rectified) * s
+        flow_a = flow_a + equations.pooled_power(w_t, normalized, options.exponent)
     solved = (status == Status.CONVERGED).reshape(-1, 1)
     flow = torch.where(solved, torch.cat([flow_y, flow_a], -1).reshape(-1, 2 * n), 0.0)
     jacobian = problem.jacobian(y.reshape(-1, n), a.reshape(-1, n), unit_tau=True)
     tangent = torch.linalg.solve_ex(jacobian, -flow)[0]
-    error = (equations.matvec(jacobian, tangent) + flow).norm(dim=-1)
-    scale = torch.maximum(flow.norm(dim=-1), tangent.norm(dim=-1))
-    failed = ~(error <= _accepted_error(options, flow) * scale)
+    failed = ~(tangent_residual(jacobian, tangent, flow) <= _accepted_error(options, flow))
     tangent_y, tangent_a = _drop_failed(tangent, failed, options).chunk(2, -1)
     tangent_y, tangent_a = tangent_y.reshape(y.shape), tangent_a.reshape(a.shape)
     return _contiguous(tangent_y), _contiguous(tangent_a), *[None] * (len(Solution._fields) - 2)
@@ -298,7 +298,7 @@ def _solve_adjoint(
     if second_order or is_transformed(g):
         # The dense solve has no loop that depends on values, and differentiates.
         adjoint = solve_adjoint_dense(problem, y, a, g)
-        error = adjoint_residual(problem, y, a, adjoint, g)
+        error = adjoint_residual(problem, y, a, adjoint, g, direct=True)
     else:
         adjoint, error = solve_adjoint_iteratively(problem, y, a, g, 0.5 * accepted)
         unsolved = (~(error <= accepted)).nonzero().squeeze(-1)
@@ -307,7 +307,7 @@ def _solve_adjoint(
             part = problem.select(left)
             dense = solve_adjoint_dense(part, y[left], a[left], g[left])
             adjoint[left] = dense
-            error[left] = adjoint_residual(part, y[left], a[left], dense, g[left])
+            error[left] = adjoint_residual(part, y[left], a[left], dense, g[left], direct=True)
     return _drop_failed(adjoint, ~(error <= accepted), options)
 
 

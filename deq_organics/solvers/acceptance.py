@@ -26,7 +26,7 @@ def accept(
     """The solution with finite states and the residual that they really have.
 
     A circuit that is said to have converged, and has not by that residual, gets the status
-    ``refusal``.
+    ``refusal``; or NOT_REPRESENTABLE, where the numbers of the dtype alone are to blame.
     """
     y, a = solution.y, solution.a
     finite = (torch.isfinite(y) & torch.isfinite(a)).all(-1, keepdim=True)
@@ -34,7 +34,9 @@ def accept(
     residual = problem.relative_residual(y, a)
     solved = finite.squeeze(-1) & (residual <= attainable(tol, y.dtype))
     refused = ~solved & (solution.status == Status.CONVERGED)
-    status = torch.where(refused, int(refusal), solution.status)
+    grainy = finite.squeeze(-1) & (problem.graininess(y, a) > attainable(tol, y.dtype))
+    reason = torch.where(grainy, int(Status.NOT_REPRESENTABLE), int(refusal))
+    status = torch.where(refused, reason, solution.status)
     return solution._replace(y=y, a=a, residual=residual, status=status)
 
 

@@ -56,7 +56,8 @@ def solve_auto(
     good = _solved(problem, solution)
     if check_stability:
         good = is_stable(problem, solution.y, solution.a, good)
-    for index in _chunks(problem, (~good).nonzero().squeeze(-1)):
+    left = ~good & (solution.status != Status.NOT_REPRESENTABLE)
+    for index in _chunks(problem, left.nonzero().squeeze(-1)):
         part = problem.select(index)
         first = Solution(*(values[index] for values in solution))
         rescued = _in_double(part, _rescue(part.to(torch.float64), first, tol), tol)

@@ -18,8 +18,8 @@ from .rosenbrock import flow, take_step, tolerances
 __all__ = ["Recurrence", "verify_cycles"]
 
 # Distances are in parts of the trajectory's own extent: in which to look for a return; noticed as
-# one; of the periodic solution from there; at which that is closed.
-_NEIGHBOURHOOD, _NOTICED, _BESIDE, _CLOSED = 0.3, 0.1, 0.2, 1e-4
+# one; noticed without a second one; of the periodic solution from there; at which that is closed.
+_NEIGHBOURHOOD, _NOTICED, _CERTAIN, _BESIDE, _CLOSED = 0.3, 0.1, 1e-3, 0.2, 1e-4
 # Smaller oscillations, in parts of the state, are too close to the integration's own errors.
 _SMALLEST_EXTENT = 1e-3
 _FIRST_REFERENCE = 32
@@ -49,12 +49,43 @@ class _Piece(NamedTuple):
         return left + right
 
 
+class _Section(NamedTuple):
+    """The plane through a state that the trajectory crosses at right angles there."""
+
+    origin: Tensor
+    """``(B, 2n)``"""
+    normal: Tensor
+    """``(B, 2n)``"""
+    scale: Tensor
+    """The size of each entry of the state, ``(B, 2n)``."""
+
+    def side(self, state: Tensor) -> Tensor:
+        """Before (negative) or behind the plane, ``(B,)``."""
+        return ((state - self.origin) * self.normal).sum(-1)
+
+    def distance(self, state: Tensor) -> Tensor:
+        """From the origin, ``(B,)``."""
+        return _size(state - self.origin, self.scale)
+
+    def cut(self, piece: _Piece, before: Tensor, after: Tensor) -> Tensor:
+        """After what part ``(B,)`` of a piece it crosses the plane, from one side to the other."""
+        low, high = torch.zeros_like(after), torch.ones_like(after)
+        part = high
+        for _ in range(_SECANT_STEPS):
+            gap = after - before
+            part = low - before * (high - low) / torch.where(gap > 0, gap, 1.0)
+            side = self.side(piece.at(part))
+            low, before = torch.where(side < 0, part, low), torch.where(side < 0, side, before)
+            high, after = torch.where(side < 0, high, part), torch.where(side < 0, after, side)
+        return part
+
+
 class Recurrence:
     """Watches trajectories for returns to a reference, a state of their own that is renewed.
 
     The references lie ever longer apart, as in Brent's algorithm for cycles of a map, so that any
-    transient ends and any period fits in between. A return is a passage, in the same direction,
-    through the plane that the trajectory crossed at right angles at the reference.
+    transient ends and any period fits in between. Two returns tell how fast they approach a limit,
+    and where it is; one that is not close by, the focus of a spiral perhaps, is none.
 
     Attributes:
         returned: Mask ``(B,)`` of the trajectories that have returned, as far as can be told.
@@ -64,24 +95,19 @@ class Recurrence:
         scale: The size of each entry of the state, ``(B, 2n)``.
     """
 
-    def __init__(
-        self,
-        state: Tensor,
-        slope: Tensor,
-        scale: Tensor,
-        time: Tensor,
-        notice: float = _NOTICED,
-        first_lifetime: int = _FIRST_REFERENCE,
-    ) -> None:
-        self._notice = notice
+    def __init__(self, state: Tensor, slope: Tensor, scale: Tensor, time: Tensor) -> None:
         self.returned = torch.zeros_like(time, dtype=torch.bool)
         self.period, self.extent = torch.zeros_like(time), torch.zeros_like(time)
         self.reference, self.scale = state, scale
-        self._normal, self._since = slope / self.scale.square(), time
-        self._low = self._high = state
-        self._before = torch.zeros_like(time)
+        self._normal, self._since = slope / scale.square(), time
+        self._low = self._high = self._first = state
+        self._first_time, self._before = torch.zeros_like(time), torch.zeros_like(time)
         self._age = torch.zeros_like(time, dtype=torch.int64)
-        self._lifetime = torch.full_like(self._age, first_lifetime)
+        self._lifetime = torch.full_like(self._age, _FIRST_REFERENCE)
+
+    @property
+    def _section(self) -> _Section:
+        return _Section(self.reference, self._normal, self.scale)
 
     def observe(
         self,
@@ -98,42 +124,51 @@ class Recurrence:
         after it.
         """
         state, slope = new
+        section = self._section
         self._low, self._high = torch.minimum(self._low, state), torch.maximum(self._high, state)
-        self.extent = ((self._high - self._low) / self.scale).amax(-1)
-        after = self._side(state)
-        near = self._distance(state) <= _NEIGHBOURHOOD
-        crossing = moved & near & (self._before < 0) & (after >= 0)
+        self.extent = _size(self._high - self._low, self.scale)
+        after = section.side(state)
+        crossing = moved & (self._before < 0) & (after >= 0) & (self._age > 0)
+        crossing &= section.distance(state) <= _NEIGHBOURHOOD * self.extent
+        missed = torch.zeros_like(crossing)
         if crossing.any():
-            self._measure(_Piece(old[0], state, old[1], slope, length), after, crossing, time)
+            piece = _Piece(old[0], state, old[1], slope, length)
+            part = section.cut(piece, self._before, after)
+            point, when = piece.at(part), time - (1.0 - part) * length - self._since
+            missed = self._note(point, when, crossing & (self.extent >= _SMALLEST_EXTENT))
         self._before = torch.where(moved, after, self._before)
         self._age = self._age + moved
-        old_age = moved & ~self.returned & (self._age >= self._lifetime)
-        self.renew(state, slope, scale, time, old_age)
+        due = moved & ~self.returned & (self._age >= self._lifetime)
+        self._lifetime = torch.where(due, 2 * self._lifetime, self._lifetime)
+        # The end of a pause, too.
+        due = due | missed | (moved & (self._age == 0))
+        if due.any():
+            self._renew(state, slope, scale, time, due)
 
-    def _measure(self, piece: _Piece, after: Tensor, crossing: Tensor, time: Tensor) -> None:
-        low, high = torch.zeros_like(after), torch.ones_like(after)
-        at_low, at_high = self._before, after
-        part = high
-        for _ in range(_SECANT_STEPS):
-            gap = at_high - at_low
-            part = low - at_low * (high - low) / torch.where(crossing & (gap > 0), gap, 1.0)
-            side = self._side(piece.at(part))
-            low, at_low = torch.where(side < 0, part, low), torch.where(side < 0, side, at_low)
-            high, at_high = torch.where(side < 0, high, part), torch.where(side < 0, at_high, side)
-        close = (self._distance(piece.at(part)) <= self._notice) & ~self.returned
-        close &= self.extent >= _SMALLEST_EXTENT
-        self.returned = self.returned | (crossing & close)
-        period = time - (1.0 - part) * piece.length - self._since
-        self.period = torch.where(crossing & close, period, self.period)
+    def _note(self, point: Tensor, when: Tensor, crossing: Tensor) -> Tensor:
+        """Note crossings at ``point``; returns which trajectories have no cycle near by, ``(B,)``."""
+        distance = self._section.distance(point)
+        close = crossing & (distance <= _NOTICED * self.extent)
+        known = self._first_time > 0
+        second = close & known & ((when - 2.0 * self._first_time).abs() <= 0.1 * self._first_time)
+        first, further = self._section.distance(self._first), _size(point - self._first, self.scale)
+        # The sum of a geometric series.
+        limit = torch.where(further < first, first.square() / (first - further), torch.inf)
+        certain = close & ~known & (distance <= _CERTAIN * self.extent)
+        found = (second & (limit <= _BESIDE * self.extent)) | certain
+        self.returned = self.returned | found
+        period = torch.where(second, when - self._first_time, when)
+        self.period = torch.where(found, period, self.period)
+        new = close & ~known
+        self._first = torch.where(new.unsqueeze(-1), point, self._first)
+        self._first_time = torch.where(new, when, self._first_time)
+        return second & ~found
 
-    def renew(
+    def _renew(
         self, state: Tensor, slope: Tensor, scale: Tensor, time: Tensor, rows: Tensor
     ) -> None:
         """Make the present state the reference of the trajectories ``rows`` ``(B,)``."""
-        if not rows.any():
-            return
         here = rows.unsqueeze(-1)
-        self.returned = self.returned & ~rows
         self.scale = torch.where(here, scale, self.scale)
         self.reference = torch.where(here, state, self.reference)
         self._normal = torch.where(here, slope / scale.square(), self._normal)
@@ -141,23 +176,19 @@ class Recurrence:
         self._high = torch.where(here, state, self._high)
         self._since = torch.where(rows, time, self._since)
         self._before = torch.where(rows, 0.0, self._before)
+        self._first_time = torch.where(rows, 0.0, self._first_time)
         self._age = torch.where(rows, 0, self._age)
+
+    def dismiss(self, rows: Tensor) -> None:
+        """The returns of trajectories ``rows`` ``(B,)`` led to no cycle: pause, ever longer."""
+        self.returned = self.returned & ~rows
+        self._age = torch.where(rows, -self._lifetime, self._age)
         self._lifetime = torch.where(rows, 2 * self._lifetime, self._lifetime)
-
-    def _side(self, state: Tensor) -> Tensor:
-        """Before (negative) or behind the plane, ``(B,)``."""
-        return ((state - self.reference) * self._normal).sum(-1)
-
-    def _distance(self, state: Tensor) -> Tensor:
-        """From the reference, in parts of the trajectory's extent, ``(B,)``."""
-        distance = ((state - self.reference) / self.scale).abs().amax(-1)
-        return torch.where(self.extent > 0, distance / self.extent, torch.inf)
 
     def select(self, keep: Tensor) -> None:
         """Go on with the trajectories of the mask ``keep`` ``(B,)``."""
         for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(self, name, value[keep])
+            setattr(self, name, value[keep])
 
 
 def verify_cycles(
@@ -173,7 +204,8 @@ def verify_cycles(
     limit, slope = _CLOSED * extent, flow(problem, state)
     point, first = state, period
     for _ in range(_NEWTON_STEPS):
-        end, monodromy, found = _one_period(problem, point, period, scale)
+        section = _Section(point, flow(problem, point) / scale.square(), scale)
+        end, monodromy, found = _one_period(problem, point, period, section, _SAME * extent)
         gap = _size(end - point, scale)
         open_ = ~(gap <= limit)
         if not open_.any():
@@ -242,19 +274,22 @@ def _contracts(monodromy: Tensor, slope: Tensor, scale: Tensor) -> Tensor:
 
 
 def _one_period(
-    problem: Problem, state: Tensor, period: Tensor, scale: Tensor | None = None
+    problem: Problem,
+    state: Tensor,
+    period: Tensor,
+    section: _Section | None = None,
+    same: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The states after ``period`` ``(B,)``.
 
-    With the ``scale`` of the state also the monodromy matrices ``(B, 2n, 2n)`` and after what time
-    ``(B,)`` the states came back first, ``period`` if not before it; else I and ``period``.
+    With a ``section`` also the monodromy matrices ``(B, 2n, 2n)`` and after what time ``(B,)`` the
+    states first came back to its origin within the distance ``same``, ``period`` if not before it;
+    else I and ``period``.
     """
-    slope, time = flow(problem, state), torch.zeros_like(period)
+    slope, time, first = flow(problem, state), torch.zeros_like(period), period
     identity = torch.eye(state.shape[-1], dtype=state.dtype, device=state.device)
     monodromy = identity.expand(state.shape[0], -1, -1)
-    watch = None
-    if scale is not None:
-        watch = Recurrence(state, slope, scale, time, _SAME, _MAX_STEPS)
+    before = torch.zeros_like(period)
     left, h = period, 1e-3 * period
     for _ in range(_MAX_STEPS):
         going = left > 0
@@ -266,18 +301,22 @@ def _one_period(
         here, old = moved.unsqueeze(-1), (state, slope)
         state = torch.where(here, step.state, state)
         slope = torch.where(here, flow(problem, state), slope)
-        time = torch.where(moved, time + length, time)
-        if watch is not None:
-            assert scale is not None
+        if section is not None and same is not None:
             piece = _Piece(old[0], state, old[1], slope, length)
             jacobian = problem.jacobian(*piece.at(torch.full_like(h, 0.5)).chunk(2, -1))
             jacobian = torch.where(moved[:, None, None], length[:, None, None] * jacobian, 0.0)
             monodromy = torch.linalg.matrix_exp(jacobian) @ monodromy
-            watch.observe(old, (state, slope), scale, time, length, moved)
+            after = section.side(state)
+            crossing = moved & (before < 0) & (after >= 0)
+            if crossing.any():
+                part = section.cut(piece, before, after)
+                back = crossing & (section.distance(piece.at(part)) <= same)
+                when = time + part * length
+                first = torch.where(back, torch.minimum(first, when), first)
+            before = torch.where(moved, after, before)
+        time = torch.where(moved, time + length, time)
         # The last step is the whole rest, so that nothing is left by rounding.
         left = torch.where(moved, torch.where(length < left, left - length, 0.0), left)
         # A step that the end cut short does not shorten the next one.
         h = torch.where(moved & (length < h), h, step.next_length)
-    state = torch.where((left > 0).unsqueeze(-1), torch.nan, state)
-    first = period if watch is None else torch.where(watch.returned, watch.period, period)
-    return state, monodromy, first
+    return torch.where((left > 0).unsqueeze(-1), torch.nan, state), monodromy, first

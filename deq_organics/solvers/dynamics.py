@@ -23,7 +23,8 @@ __all__ = ["MAX_STEPS", "Trajectory", "follow", "rest"]
 
 MAX_STEPS = 4000
 _RTOL = 1e-6
-_FIRST_STEP = 1e-3
+# In units of the shortest time constant; what goes on in less is beyond double precision.
+_FIRST_STEP, _SHORTEST = 1e-3, 1e-60
 # Sizes, in parts of the natural ones, from which on a state is only looked at for divergence, with
 # this much more tolerance, and at which that is certain.
 _LARGE, _SLACK, _DIVERGED = 1e6, 1e3, 1e12
@@ -96,6 +97,8 @@ class _Paths:
         self._calm = torch.zeros_like(self._row)
         self._slow = torch.zeros_like(self._time, dtype=torch.bool)
         self._gone = torch.zeros_like(self._slow)
+        self._stuck = torch.zeros_like(self._slow)
+        self._shortest = _SHORTEST * fastest.expand(size)
         self._last_small, self._slack = state, torch.ones_like(self._time).unsqueeze(-1)
         self._recurrence = Recurrence(state, self._slope, self._scale, self._time)
         self._sum, self._since = torch.zeros_like(state), self._time
@@ -111,13 +114,17 @@ class _Paths:
         return self._row.numel()
 
     @property
+    def _stopped(self) -> Tensor:
+        return self._slow | self._gone | self._stuck | self._recurrence.returned
+
+    @property
     def all_stopped(self) -> bool:
-        return bool((self._slow | self._gone | self._recurrence.returned).all())
+        return bool(self._stopped.all())
 
     def advance(self) -> None:
         """One step of every trajectory that nothing has stopped."""
         problem, old = self._problem, (self._state, self._slope)
-        moving = ~(self._slow | self._gone | self._recurrence.returned)
+        moving = ~self._stopped
         length = torch.minimum(self._length, self._longest)
         step = take_step(problem, *old, self._slack * self._scale, length, _RTOL)
         moved = moving & step.accepted
@@ -126,6 +133,7 @@ class _Paths:
         self._state, self._slope = state, flow(problem, state)
         self._scale = tolerances(problem, state)
         self._length = torch.where(moving, step.next_length, self._length)
+        self._stuck = self._length < self._shortest
         length = torch.where(moved, length, 0.0)
         self._time = self._time + length
         self._sum = self._sum + 0.5 * length.unsqueeze(-1) * (old[0] + state)
@@ -151,6 +159,7 @@ class _Paths:
         self._end_status[self._row[done]] = int(Status.DIVERGED)
         # What is returned of a divergence is of a size to compute with.
         self._state = torch.where(done.unsqueeze(-1), self._last_small, self._state)
+        done = done | self._stuck
         slow = self._slow & ~done
         if slow.any():
             done = done | self._settle(slow)
@@ -218,7 +227,7 @@ class _Paths:
         self._end_status[circuits] = int(Status.CYCLE)
         self._end_period[circuits] = period[verdict]
         done = torch.zeros_like(returned).index_put((rows,), verdict)
-        seen.renew(self._state, self._slope, self._scale, self._time, returned & ~done)
+        seen.dismiss(returned & ~done)
         return done
 
     def _mark_waypoint(self) -> None:

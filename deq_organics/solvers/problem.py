@@ -124,9 +124,7 @@ class Problem(NamedTuple):
 
         ``max(|r_y| / max(|y|, |d|), max_i |r_a,i| / a_i)``: Euclidean norms for ``y``, whose terms
         may cancel, and neuron by neuron for ``a``, a sum of positive terms. Hence it is free of
-        units and unchanged when a circuit's inputs are rescaled. It is never less than what the
-        steps between the dtype's smallest numbers hide, so that a state too small for its dtype has
-        a large one.
+        units and unchanged when a circuit's inputs are rescaled. It is at least :meth:`graininess`.
         """
         residual_y, residual_a, size = self.scaled_residual(y, a)
         length_y = torch.linalg.vector_norm(y / size, dim=-1)
@@ -134,11 +132,18 @@ class Problem(NamedTuple):
         scale = torch.maximum(length_y, length_d)
         # Zero input: the state is exact, or `residual_y` is not zero.
         error_y = torch.linalg.vector_norm(residual_y, dim=-1) / torch.where(scale > 0, scale, 1.0)
-        hidden = smallest_step(y.dtype) * y.shape[-1] ** 0.5
-        hidden_y = torch.where(scale > 0, hidden / size.squeeze(-1), 0.0)
-        hidden_a = hidden / a.amin(-1)
-        error_a = residual_a.abs().amax(-1)
-        return torch.maximum(torch.maximum(error_y, error_a), torch.maximum(hidden_y, hidden_a))
+        error = torch.maximum(error_y, residual_a.abs().amax(-1))
+        return torch.maximum(error, self.graininess(y, a))
+
+    def graininess(self, y: Tensor, a: Tensor) -> Tensor:
+        """What part of a state ``(B,)`` the steps between the smallest numbers of the dtype hide.
+
+        Products that are rounded to such a step leave no trace in a residual.
+        """
+        step = y.new_tensor(smallest_step(y.dtype)) * y.shape[-1] ** 0.5
+        largest = torch.maximum(y.abs().amax(-1), self.input_drive.abs().amax(-1))
+        in_y = torch.where(largest > 0, step / largest, 0.0)
+        return torch.maximum(in_y, step / a.amin(-1))
 
     def scaled_residual(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``tau_y dy/dt / size``, ``tau_a da/dt / a`` and the ``size`` ``(B, 1)`` of ``y`` or ``d``.
