@@ -66,7 +66,8 @@ def adjoint_residual(
     if lin.slope is not None:
         recurrent = lin.slope * recurrent
     omega = _transposed(problem.normalization_weight, adjoint_a)
-    excited, pooled, inhibited = lin.excitation * omega, lin.pool * omega, lin.inhibition * adjoint_y
+    excited, pooled = lin.excitation * omega, lin.pool * omega
+    inhibited = lin.inhibition * adjoint_y
     return torch.hypot(
         _relative(
             recurrent - adjoint_y + excited + g_y,
@@ -99,7 +100,8 @@ def _relative(residual: Tensor, scales: tuple[Tensor, ...]) -> Tensor:
     size = size_of(*scales)
     lengths = [torch.linalg.vector_norm(vector / size, dim=-1) for vector in scales]
     longest = torch.stack(lengths).amax(0)
-    return torch.linalg.vector_norm(residual / size, dim=-1) / torch.where(longest > 0, longest, 1.0)
+    longest = torch.where(longest > 0, longest, 1.0)
+    return torch.linalg.vector_norm(residual / size, dim=-1) / longest
 
 
 def solve_adjoint_iteratively(

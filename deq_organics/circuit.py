@@ -302,9 +302,7 @@ class Circuit:
         Raises:
             RuntimeError: The named backend does not apply.
         """
-        return self._solve(
-            solver, tol, max_iter, on_failure, check_stability, backend, start=start
-        )
+        return self._solve(solver, tol, max_iter, on_failure, check_stability, backend, start=start)
 
     def _solve(
         self,
@@ -412,9 +410,7 @@ class Circuit:
             self.rectified,
         )
 
-    def _check_state(
-        self, y: Tensor, a: Tensor, names: tuple[str, str] = ("y", "a")
-    ) -> None:
+    def _check_state(self, y: Tensor, a: Tensor, names: tuple[str, str] = ("y", "a")) -> None:
         for name, tensor in zip(names, (y, a), strict=True):
             as_float_tensor(name, tensor)
             check_same_device("input_drive", self.input_drive, name, tensor)

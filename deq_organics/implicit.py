@@ -341,8 +341,8 @@ def steady_state_function(
 ) -> Solution:
     """The solution, of the batch shape, which ``input_drive`` has in full.
 
-    With a ``start``, ``y`` and ``a`` that broadcast to the shape of ``input_drive``, it is where the
-    dynamics from there end.
+    With a ``start``, ``y`` and ``a`` that broadcast to the shape of ``input_drive``, it is where
+    the dynamics from there end.
     """
     tensors = (
         input_drive,

@@ -117,9 +117,10 @@ def report_failures(status: Tensor, on_failure: str, period: Tensor, time: Tenso
 def _reasons(status: Tensor, period: Tensor, time: Tensor) -> list[str]:
     """A line for every kind of failure: how many, what happened, and when."""
     lines = []
-    for value, count in zip(*(part.tolist() for part in status.unique(return_counts=True))):
-        kind, rows = Status(value), status == value
-        if kind == Status.CONVERGED:
+    for kind in Status:
+        rows = status == kind
+        count = int(rows.sum())
+        if kind == Status.CONVERGED or count == 0:
             continue
         line = f"  {count}: {kind.message}"
         if kind == Status.CYCLE:

@@ -136,11 +136,11 @@ def test_newton_keeps_a_positive_and_survives_nan(circuit):
 def test_the_dynamics_settle_or_say_how_they_do_not(circuit, counterexample):
     batch = circuit((10,), 3)
     problem = batch.flatten()
-    solution = follow(problem, rest(problem), 1e-9).end
+    solution = follow(problem, rest(problem), 1e-9)
     assert (solution.status == Status.CONVERGED).all()
     torch.testing.assert_close(solution.y, batch.steady_state(tol=1e-12).y, rtol=1e-6, atol=1e-6)
     problem = counterexample().flatten()
-    solution = follow(problem, rest(problem), 1e-9).end
+    solution = follow(problem, rest(problem), 1e-9)
     assert solution.status.tolist() == [Status.DIVERGED]
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .. import equations
 from .acceptance import accept, is_within_reach
-from .dynamics import follow, rest
+from .dynamics import MAX_STEPS, Paths, follow, rest
 from .newton import solve_newton
 from .normalized import solve_normalized
 from .problem import Problem
@@ -15,6 +15,8 @@ from .status import Reached, Solution, Status
 __all__ = ["has_identity_recurrence", "solve_auto", "solve_closed_form", "solve_from"]
 
 _NEWTON_STEPS = 30
+# After how many steps along the dynamics Newton's method is tried from them.
+_STAGES = (128, 512, MAX_STEPS)
 # The safeguard works on dense (2n, 2n) matrices: this many of their entries at a time.
 _ENTRIES_AT_A_TIME = 2**25
 
@@ -74,7 +76,7 @@ def solve_from(
     for index in _chunks(problem, torch.arange(problem.batch_size, device=start[0].device)):
         part = problem.select(index)
         state = (start[0][index].double(), start[1][index].double())
-        end = follow(part.to(torch.float64), state, tol, max_steps).end
+        end = follow(part.to(torch.float64), state, tol, max_steps)
         parts.append(_in_double(part, end, tol))
     return Solution(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -113,18 +115,33 @@ def _rescue(problem: Problem, first: Solution, tol: float) -> Solution:
         left = _try_newton(problem, best, left, (closed.y, closed.a), tol)
     if left.numel() == 0:
         return best
-    followed, part = left, problem.select(left)
-    trajectory = follow(part, rest(part), tol)
-    end = trajectory.end
-    iterations = best.iterations[left] + end.iterations
-    for values, new in zip(best, end._replace(iterations=iterations), strict=True):
-        values[left] = new
-    left = left[end.status != Status.CONVERGED]
-    for start in [(end.y, end.a), *trajectory.waypoints]:
-        if left.numel():
-            here = torch.isin(followed, left)
-            left = _try_newton(problem, best, left, (start[0][here], start[1][here]), tol)
+    _follow_from_rest(problem, best, left, tol)
     return best
+
+
+def _follow_from_rest(problem: Problem, best: Solution, circuits: Tensor, tol: float) -> None:
+    """The dynamics of some ``circuits``, and Newton's method from points along them.
+
+    What is found goes into ``best``. The dynamics are left where a stable fixed point is known.
+    """
+    part, left = problem.select(circuits), circuits
+    paths, steps_before, tried = Paths(part, rest(part), tol), torch.zeros_like(circuits), 0
+    for steps in _STAGES:
+        paths.run(steps)
+        ends, going = paths.ends(), torch.isin(circuits, left)
+        spent = best.iterations[circuits] + ends.iterations - steps_before
+        steps_before = ends.iterations
+        for values, new in zip(best, ends._replace(iterations=spent), strict=True):
+            values[left] = new[going]
+        left = left[best.status[left] != Status.CONVERGED]
+        for start in [(ends.y, ends.a), *reversed(paths.waypoints[tried:])]:
+            if left.numel():
+                here = torch.isin(circuits, left)
+                left = _try_newton(problem, best, left, (start[0][here], start[1][here]), tol)
+        tried = len(paths.waypoints)
+        if left.numel() == 0:
+            break
+        paths.drop(~torch.isin(circuits, left))
 
 
 def _try_newton(

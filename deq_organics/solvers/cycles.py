@@ -146,7 +146,7 @@ class Recurrence:
             self._renew(state, slope, scale, time, due)
 
     def _note(self, point: Tensor, when: Tensor, crossing: Tensor) -> Tensor:
-        """Note crossings at ``point``; returns which trajectories have no cycle near by, ``(B,)``."""
+        """Note crossings at ``point``; returns those ``(B,)`` that have no cycle near by."""
         distance = self._section.distance(point)
         close = crossing & (distance <= _NOTICED * self.extent)
         known = self._first_time > 0
@@ -261,7 +261,7 @@ def _size(difference: Tensor, scale: Tensor) -> Tensor:
 
 
 def _contracts(monodromy: Tensor, slope: Tensor, scale: Tensor) -> Tensor:
-    """Whether all eigenvalues ``(B,)`` but the 1 along the cycle are well inside the unit circle."""
+    """Whether all eigenvalues but that along the cycle are inside the unit circle, ``(B,)``."""
     finite = torch.isfinite(monodromy).all((-2, -1))
     multipliers = torch.linalg.eigvals(torch.where(finite[:, None, None], monodromy, 0.0))
     off = (multipliers - 1.0).abs()

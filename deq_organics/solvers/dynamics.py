@@ -6,8 +6,6 @@ that it diverges, where it has grown over twelve orders of magnitude. Of all oth
 they did not settle until then.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -19,7 +17,7 @@ from .rosenbrock import flow, take_step, tolerances
 from .spectrum import is_stable
 from .status import Reached, Solution, Status
 
-__all__ = ["MAX_STEPS", "Trajectory", "follow", "rest"]
+__all__ = ["MAX_STEPS", "Paths", "follow", "rest"]
 
 MAX_STEPS = 4000
 _RTOL = 1e-6
@@ -42,15 +40,6 @@ _UNSTABLE_STEP = 0.5
 _PATIENCE = 20
 
 
-class Trajectory(NamedTuple):
-    """Where a trajectory ended, and points within it from which Newton's method may start."""
-
-    end: Solution
-    waypoints: list[tuple[Tensor, Tensor]]
-    """``(y, a)``, means over successive stretches of the trajectory, the latest first: the middle
-    of an oscillation is close to the fixed point that it circles."""
-
-
 def rest(problem: Problem) -> tuple[Tensor, Tensor]:
     """``y = 0, a = c``, where every circuit rests without input; both ``(B, n)``."""
     y = torch.zeros_like(problem.input_drive)
@@ -59,32 +48,32 @@ def rest(problem: Problem) -> tuple[Tensor, Tensor]:
 
 def follow(
     problem: Problem, start: tuple[Tensor, Tensor], tol: float, max_steps: int = MAX_STEPS
-) -> Trajectory:
+) -> Solution:
     """Integrate from ``start = (y, a)``, each ``(B, n)``, in double precision.
 
     A trajectory that settles has the status CONVERGED and ends at the stable fixed point, to a
     relative residual of ``tol``.
     """
-    paths = _Paths(problem, torch.cat(start, -1), tol)
-    for step in range(max_steps):
-        paths.advance()
-        if step % _LOOK == _LOOK - 1 or step == max_steps - 1 or paths.all_stopped:
-            paths.look()
-            if paths.size == 0:
-                break
-    return paths.finish(problem)
+    paths = Paths(problem, start, tol)
+    paths.run(max_steps)
+    return paths.ends()
 
 
-class _Paths:
+class Paths:
     """The trajectories that are still followed, and what became of the others.
 
-    Attributes ``end_...`` have a row for each circuit; all other tensors one for each trajectory
-    that is left, whose circuit is ``row``.
+    Attributes ``_end...`` have a row for each circuit; all other tensors one for each trajectory
+    that is left, whose circuit is ``_row``.
+
+    Attributes:
+        waypoints: ``(y, a)`` of all circuits, means over successive stretches of the trajectories:
+            the middle of an oscillation is close to the fixed point that it circles.
     """
 
-    def __init__(self, problem: Problem, state: Tensor, tol: float) -> None:
+    def __init__(self, problem: Problem, start: tuple[Tensor, Tensor], tol: float) -> None:
+        state = torch.cat(start, -1)
         size = state.shape[0]
-        self._problem, self._tol = problem, tol
+        self._all, self._problem, self._tol = problem, problem, tol
         self._row = torch.arange(size, device=state.device)
         self._state, self._slope, self._time = state, flow(problem, state), state.new_zeros(size)
         self._scale = tolerances(problem, state)
@@ -102,26 +91,45 @@ class _Paths:
         self._last_small, self._slack = state, torch.ones_like(self._time).unsqueeze(-1)
         self._recurrence = Recurrence(state, self._slope, self._scale, self._time)
         self._sum, self._since = torch.zeros_like(state), self._time
-        self._looks, self._waypoints = 0, list[tuple[Tensor, Tensor]]()
+        self._steps, self._looks = 0, 0
+        self.waypoints: list[tuple[Tensor, Tensor]] = []
         self._end, self._end_time = state.clone(), self._time.clone()
         self._end_status = torch.full_like(self._row, Status.NOT_SETTLED)
         self._end_steps = torch.zeros_like(self._row)
         self._end_period = torch.full_like(self._time, torch.nan)
 
-    @property
-    def size(self) -> int:
-        """How many trajectories are left."""
-        return self._row.numel()
+    def run(self, steps: int) -> None:
+        """Go on until each trajectory has ended or made that many steps in all."""
+        while self._row.numel() and self._steps < steps:
+            self._advance()
+            self._steps += 1
+            if self._steps % _LOOK == 0 or self._steps == steps or bool(self._stopped.all()):
+                self._look()
+
+    def drop(self, circuits: Tensor) -> None:
+        """Leave the trajectories of the circuits of a mask ``(B,)`` where they are."""
+        self._retire(circuits[self._row])
+
+    def ends(self) -> Solution:
+        """What became of all; trajectories that have not ended have not settled."""
+        y, a = self._end.index_put((self._row,), self._state).chunk(2, -1)
+        settled = self._end_status == Status.CONVERGED
+        return Solution(
+            y,
+            a,
+            self._all.relative_residual(y, a),
+            self._end_steps.clone(),
+            self._end_status.clone(),
+            torch.where(settled, int(Reached.YES), int(Reached.NOT_EXAMINED)),
+            self._end_period.clone(),
+            self._end_time.index_put((self._row,), self._time),
+        )
 
     @property
     def _stopped(self) -> Tensor:
         return self._slow | self._gone | self._stuck | self._recurrence.returned
 
-    @property
-    def all_stopped(self) -> bool:
-        return bool(self._stopped.all())
-
-    def advance(self) -> None:
+    def _advance(self) -> None:
         """One step of every trajectory that nothing has stopped."""
         problem, old = self._problem, (self._state, self._slope)
         moving = ~self._stopped
@@ -153,7 +161,7 @@ class _Paths:
         self._last_small = torch.where(small, state, self._last_small)
         self._slack = torch.where(small, 1.0, _SLACK)
 
-    def look(self) -> None:
+    def _look(self) -> None:
         """See to the trajectories that have stopped: some end here, the others go on."""
         done = self._gone
         self._end_status[self._row[done]] = int(Status.DIVERGED)
@@ -169,34 +177,16 @@ class _Paths:
         self._looks += 1
         if self._looks & (self._looks - 1) == 0:
             self._mark_waypoint()
-        if done.any():
-            self._retire(done)
-
-    def finish(self, problem: Problem) -> Trajectory:
-        """What became of all; the trajectories that are left have not settled."""
-        self._mark_waypoint()
-        self._retire(torch.ones_like(self._slow))
-        y, a = self._end.chunk(2, -1)
-        settled = self._end_status == Status.CONVERGED
-        end = Solution(
-            y,
-            a,
-            problem.relative_residual(y, a),
-            self._end_steps,
-            self._end_status,
-            torch.where(settled, int(Reached.YES), int(Reached.NOT_EXAMINED)),
-            self._end_period,
-            self._end_time,
-        )
-        return Trajectory(end, self._waypoints)
+        self._retire(done)
 
     def _settle(self, slow: Tensor) -> Tensor:
         """Which of the ``slow`` ones ``(B,)`` end where they are, at a fixed point."""
         rows = slow.nonzero().squeeze(-1)
         part, state, speed = self._problem.select(rows), self._state[rows], self._speed[rows]
-        growth = torch.linalg.eigvals(part.jacobian(*state.chunk(2, -1))).real.amax(-1)
+        y, a = state.chunk(2, -1)
+        growth = torch.linalg.eigvals(part.jacobian(y, a)).real.amax(-1)
         self._longest[rows] = torch.where(growth > 0, _UNSTABLE_STEP / growth, torch.inf)
-        found = solve_newton(part, *state.chunk(2, -1), self._tol, _NEWTON_STEPS)
+        found = solve_newton(part, y, a, self._tol, _NEWTON_STEPS)
         point = torch.cat([found.y, found.a], -1)
         distance = ((point - state) / self._scale[rows]).abs().amax(-1)
         beside = (found.status == Status.CONVERGED) & (distance <= _DISTANCE)
@@ -235,13 +225,14 @@ class _Paths:
         elapsed = (self._time - self._since).unsqueeze(-1)
         moved = elapsed > 0
         mean = torch.where(moved, self._sum / torch.where(moved, elapsed, 1.0), self._state)
-        waypoint = self._end.index_put((self._row,), mean)
-        y, a = waypoint.chunk(2, -1)
-        self._waypoints.insert(0, (y, a))
+        y, a = self._end.index_put((self._row,), mean).chunk(2, -1)
+        self.waypoints.append((y, a))
         self._sum, self._since = torch.zeros_like(self._sum), self._time
 
     def _retire(self, done: Tensor) -> None:
         """Note where the trajectories ``done`` ``(B,)`` end, and go on with the others."""
+        if not done.any():
+            return
         rows, keep = self._row[done], ~done
         self._end[rows], self._end_time[rows] = self._state[done], self._time[done]
         self._problem = self._problem.select(keep)

@@ -146,7 +146,7 @@ class Problem(NamedTuple):
         return torch.maximum(in_y, step / a.amin(-1))
 
     def scaled_residual(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``tau_y dy/dt / size``, ``tau_a da/dt / a`` and the ``size`` ``(B, 1)`` of ``y`` or ``d``.
+        """``tau_y dy/dt / size``, ``tau_a da/dt / a`` and ``size`` ``(B, 1)`` of ``y`` and ``d``.
 
         Nothing in it overflows or underflows unless the state or its equations do.
         """

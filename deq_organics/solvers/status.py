@@ -43,8 +43,10 @@ _MESSAGES = {
 
 
 class Reached(IntEnum):
-    """Whether the circuit itself gets to the state: whether its dynamics, from rest or from the
-    start that was given, end there."""
+    """Whether the circuit itself gets to the state.
+
+    That is, whether its dynamics, from rest or from the start that was given, end there.
+    """
 
     NOT_EXAMINED = -1
     NO = 0
