@@ -287,13 +287,13 @@ class Circuit:
             backend: ``"torch"`` (works everywhere), ``"cuda"`` (Triton kernels; raises where it
                 does not apply) or ``"auto"`` (the faster one that applies; see
                 :meth:`backend_for`).
-            start: Where the dynamics start: ``"rest"``, or a state ``(y, a)`` of tensors that
-                broadcast to ``(..., n)``, ``a`` positive. The result is then the stable fixed
-                point where the circuit itself settles from there: each trajectory is followed by
-                a stiff integration that controls its error, and where it ends Newton's method
-                finds the fixed point beside it. A circuit that does not settle is reported, also
-                where it has a stable fixed point elsewhere. For ``solver="auto"`` only; by torch,
-                and much slower than without.
+            start: Where the dynamics start: ``"rest"``, or a state ``(y, a)``, tensors of shape
+                ``(..., n)`` whose leading dimensions broadcast with the circuits', ``a`` positive.
+                The result is then the stable fixed point where the circuit itself settles from
+                there: each trajectory is followed by a stiff integration that controls its error,
+                and where it ends Newton's method finds the fixed point beside it. A circuit that
+                does not settle is reported, also where it has a stable fixed point elsewhere. For
+                ``solver="auto"`` only; by torch, and much slower than without.
 
         Returns:
             The state with residual, iterations, status and what is known of the dynamics, per
@@ -338,9 +338,12 @@ class Circuit:
             shared,
             check_values or self._check_values,
         )
+        lead = self.batch_shape
+        if begin is not None:
+            lead = torch.broadcast_shapes(lead, *(part.shape[:-1] for part in begin))
         solution = steady_state_function(
             options,
-            drive.expand(*self.batch_shape, self.n),
+            drive.expand(*lead, self.n),
             self.semisaturation,
             self.recurrent_weight,
             self.normalization_weight,
@@ -379,6 +382,13 @@ class Circuit:
         self._check_state(y, a, names=("start[0]", "start[1]"))
         check_finite("start[0]", y)
         check_positive("start[1]", a)
+        try:
+            torch.broadcast_shapes(y.shape, a.shape, (*self.batch_shape, self.n))
+        except RuntimeError:
+            raise ValueError(
+                f"start: got shapes {tuple(y.shape)} and {tuple(a.shape)}, expected leading "
+                f"dimensions that broadcast together with {tuple(self.batch_shape)}"
+            ) from None
         return y.detach(), a.detach()
 
     def backend_for(self, solver: str = "auto", backend: str = "auto") -> Choice:

@@ -127,7 +127,7 @@ def _follow_from_rest(problem: Problem, best: Solution, circuits: Tensor, tol: f
     part, left = problem.select(circuits), circuits
     paths, steps_before, tried = Paths(part, rest(part), tol), torch.zeros_like(circuits), 0
     for steps in _STAGES:
-        paths.run(steps)
+        paths.run(steps, last=steps == MAX_STEPS)
         ends, going = paths.ends(), torch.isin(circuits, left)
         spent = best.iterations[circuits] + ends.iterations - steps_before
         steps_before = ends.iterations

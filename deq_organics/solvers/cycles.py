@@ -19,14 +19,18 @@ __all__ = ["Recurrence", "verify_cycles"]
 
 # Distances are in parts of the trajectory's own extent: in which to look for a return; noticed as
 # one; noticed without a second one; of the periodic solution from there; at which that is closed.
-_NEIGHBOURHOOD, _NOTICED, _CERTAIN, _BESIDE, _CLOSED = 0.3, 0.1, 1e-3, 0.2, 1e-4
+_NEIGHBOURHOOD, _NOTICED, _CERTAIN, _BESIDE, _CLOSED = 0.3, 0.15, 1e-3, 0.2, 1e-4
+_TURNS = 6
 # Smaller oscillations, in parts of the state, are too close to the integration's own errors.
 _SMALLEST_EXTENT = 1e-3
 _FIRST_REFERENCE = 32
 _SECANT_STEPS = 3
-_RTOL, _MAX_STEPS, _NEWTON_STEPS, _PERIODS = 1e-6, 5_000, 6, 2
+_ROUGH_RTOL, _ROUGH_STEPS, _RTOL, _NEWTON_STEPS, _PERIODS = 1e-4, 2, 1e-6, 5, 2
+_MAX_STEPS = 5_000
 # A return of the periodic solution to itself, between the steps of its integration.
 _SAME = 1e-3
+# How much of a distance from the cycle may change otherwise than by the monodromy matrix.
+_NONLINEAR = 0.3
 # Of the monodromy matrix: the error of its eigenvalue 1, and the largest other one's modulus.
 _CONSISTENT, _CONTRACTING = 2e-2, 0.98
 
@@ -85,7 +89,8 @@ class Recurrence:
 
     The references lie ever longer apart, as in Brent's algorithm for cycles of a map, so that any
     transient ends and any period fits in between. Two returns tell how fast they approach a limit,
-    and where it is; one that is not close by, the focus of a spiral perhaps, is none.
+    and where it is: if that is close by there may be a cycle, and else perhaps the focus of a
+    spiral. Returns that circle around their limit are believed after some turns.
 
     Attributes:
         returned: Mask ``(B,)`` of the trajectories that have returned, as far as can be told.
@@ -102,6 +107,7 @@ class Recurrence:
         self._normal, self._since = slope / scale.square(), time
         self._low = self._high = self._first = state
         self._first_time, self._before = torch.zeros_like(time), torch.zeros_like(time)
+        self._last_time, self._turns = torch.zeros_like(time), torch.zeros_like(time)
         self._age = torch.zeros_like(time, dtype=torch.int64)
         self._lifetime = torch.full_like(self._age, _FIRST_REFERENCE)
 
@@ -147,22 +153,27 @@ class Recurrence:
 
     def _note(self, point: Tensor, when: Tensor, crossing: Tensor) -> Tensor:
         """Note crossings at ``point``; returns those ``(B,)`` that have no cycle near by."""
-        distance = self._section.distance(point)
+        distance, known = self._section.distance(point), self._turns > 0
         close = crossing & (distance <= _NOTICED * self.extent)
-        known = self._first_time > 0
-        second = close & known & ((when - 2.0 * self._first_time).abs() <= 0.1 * self._first_time)
+        turns = self._turns + 1.0
+        turn = when - self._last_time
+        again = close & known & ((turn - self._first_time).abs() <= 0.2 * self._first_time)
         first, further = self._section.distance(self._first), _size(point - self._first, self.scale)
         # The sum of a geometric series.
         limit = torch.where(further < first, first.square() / (first - further), torch.inf)
-        certain = close & ~known & (distance <= _CERTAIN * self.extent)
-        found = (second & (limit <= _BESIDE * self.extent)) | certain
+        second = again & (turns == 2.0)
+        found = second & (limit <= _BESIDE * self.extent)
+        found |= again & (turns >= _TURNS)
+        found |= close & ~known & (distance <= _CERTAIN * self.extent)
         self.returned = self.returned | found
-        period = torch.where(second, when - self._first_time, when)
-        self.period = torch.where(found, period, self.period)
+        self.period = torch.where(found, when / turns, self.period)
         new = close & ~known
         self._first = torch.where(new.unsqueeze(-1), point, self._first)
         self._first_time = torch.where(new, when, self._first_time)
-        return second & ~found
+        self._last_time = torch.where(new | again, when, self._last_time)
+        self._turns = torch.where(new | again, turns, self._turns)
+        # Every return is farther than the one before: they do not circle.
+        return second & ~found & (further < first)
 
     def _renew(
         self, state: Tensor, slope: Tensor, scale: Tensor, time: Tensor, rows: Tensor
@@ -176,7 +187,7 @@ class Recurrence:
         self._high = torch.where(here, state, self._high)
         self._since = torch.where(rows, time, self._since)
         self._before = torch.where(rows, 0.0, self._before)
-        self._first_time = torch.where(rows, 0.0, self._first_time)
+        self._turns = torch.where(rows, 0.0, self._turns)
         self._age = torch.where(rows, 0, self._age)
 
     def dismiss(self, rows: Tensor) -> None:
@@ -203,11 +214,11 @@ def verify_cycles(
     """
     limit, slope = _CLOSED * extent, flow(problem, state)
     point, first = state, period
-    for _ in range(_NEWTON_STEPS):
+    for rtol in (*[_ROUGH_RTOL] * _ROUGH_STEPS, *[_RTOL] * _NEWTON_STEPS):
         section = _Section(point, flow(problem, point) / scale.square(), scale)
-        end, monodromy, found = _one_period(problem, point, period, section, _SAME * extent)
+        end, monodromy, found = _one_period(problem, point, period, rtol, section, _SAME * extent)
         gap = _size(end - point, scale)
-        open_ = ~(gap <= limit)
+        open_ = ~(gap <= limit) | (rtol == _ROUGH_RTOL)
         if not open_.any():
             break
         step, delay = _close(monodromy, end - point, flow(problem, end), slope, scale)
@@ -227,14 +238,19 @@ def verify_cycles(
     both = torch.cat([rows, rows])
     ends, times = torch.cat([end[rows], state[rows]]), period[both]
     for _ in range(_PERIODS):
-        ends = _one_period(problem.select(both), ends, times)[0]
+        ends = _one_period(problem.select(both), ends, times, _RTOL)[0]
         verdict[rows] &= _size(ends[: rows.numel()] - point[rows], scale[rows]) <= limit[rows]
     trajectory = state.index_put((rows,), ends[rows.numel() :])
-    # What is left of the distance across the flow; along it a distance stays.
+    # Where perturbations decay as the monodromy matrix says, the trajectory does so, too. Along the
+    # cycle they stay.
+    predicted = (state - point).unsqueeze(-1)
+    for _ in range(_PERIODS):
+        predicted = monodromy @ predicted
+    error = trajectory - point - predicted.squeeze(-1)
     weight = here / scale.square()
-    along = ((trajectory - point) * weight).sum(-1) / (here * weight).sum(-1)
-    across = _size(trajectory - point - along.unsqueeze(-1) * here, scale)
-    verdict &= (across < distance) | (across <= limit)
+    along = (error * weight).sum(-1) / (here * weight).sum(-1)
+    error = error - along.unsqueeze(-1) * here
+    verdict &= _size(error, scale) <= torch.maximum(_NONLINEAR * distance, limit)
     # It may have been seen after several turns only.
     return verdict, torch.where(verdict, period / (period / found).round().clamp_min(1.0), period)
 
@@ -277,6 +293,7 @@ def _one_period(
     problem: Problem,
     state: Tensor,
     period: Tensor,
+    rtol: float,
     section: _Section | None = None,
     same: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -296,7 +313,7 @@ def _one_period(
         if not going.any():
             break
         length, size = torch.minimum(h, left), tolerances(problem, state)
-        step = take_step(problem, state, slope, size, length, _RTOL)
+        step = take_step(problem, state, slope, size, length, rtol)
         moved = going & step.accepted
         here, old = moved.unsqueeze(-1), (state, slope)
         state = torch.where(here, step.state, state)

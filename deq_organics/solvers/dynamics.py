@@ -19,7 +19,7 @@ from .status import Reached, Solution, Status
 
 __all__ = ["MAX_STEPS", "Paths", "follow", "rest"]
 
-MAX_STEPS = 4000
+MAX_STEPS = 4096
 _RTOL = 1e-6
 # In units of the shortest time constant; what goes on in less is beyond double precision.
 _FIRST_STEP, _SHORTEST = 1e-3, 1e-60
@@ -28,6 +28,7 @@ _FIRST_STEP, _SHORTEST = 1e-3, 1e-60
 _LARGE, _SLACK, _DIVERGED = 1e6, 1e3, 1e12
 # After so many steps it is looked at what has stopped for it.
 _LOOK = 16
+_CYCLE_LOOKS = (256, 512, 1024, 2048)
 # Relative speeds at which to look for a fixed point, the first one only for its instability; and
 # the largest distance of a trajectory from the fixed point at which it is said to end.
 _SLOW, _SLOWER, _SLOWEST, _FAST = 1e-4, 1e-6, 1e-14, 1e-3
@@ -98,13 +99,17 @@ class Paths:
         self._end_steps = torch.zeros_like(self._row)
         self._end_period = torch.full_like(self._time, torch.nan)
 
-    def run(self, steps: int) -> None:
-        """Go on until each trajectory has ended or made that many steps in all."""
+    def run(self, steps: int, last: bool = True) -> None:
+        """Go on until each trajectory has ended or made that many steps in all.
+
+        ``last`` tells that no more steps will follow.
+        """
         while self._row.numel() and self._steps < steps:
             self._advance()
             self._steps += 1
-            if self._steps % _LOOK == 0 or self._steps == steps or bool(self._stopped.all()):
-                self._look()
+            waiting = (last and self._steps == steps) or bool(self._stopped.all())
+            if waiting or self._steps % _LOOK == 0:
+                self._look(waiting or self._steps in _CYCLE_LOOKS)
 
     def drop(self, circuits: Tensor) -> None:
         """Leave the trajectories of the circuits of a mask ``(B,)`` where they are."""
@@ -161,8 +166,11 @@ class Paths:
         self._last_small = torch.where(small, state, self._last_small)
         self._slack = torch.where(small, 1.0, _SLACK)
 
-    def _look(self) -> None:
-        """See to the trajectories that have stopped: some end here, the others go on."""
+    def _look(self, at_cycles: bool) -> None:
+        """See to the trajectories that have stopped: some end here, the others go on.
+
+        Those that have returned wait for one another, until it is looked ``at_cycles``.
+        """
         done = self._gone
         self._end_status[self._row[done]] = int(Status.DIVERGED)
         # What is returned of a divergence is of a size to compute with.
@@ -172,7 +180,7 @@ class Paths:
         if slow.any():
             done = done | self._settle(slow)
         returned = self._recurrence.returned & ~done
-        if returned.any():
+        if at_cycles and returned.any():
             done = done | self._close(returned)
         self._looks += 1
         if self._looks & (self._looks - 1) == 0:
