@@ -54,11 +54,13 @@ class SteadyState:
 
     def __post_init__(self) -> None:
         """A state of one's own making says nothing of the dynamics."""
-        unknown = torch.full_like(self.status, int(Reached.NOT_EXAMINED))
-        never = torch.full_like(self.residual, torch.nan)
-        for name, value in (("reached", unknown), ("period", never), ("time", never)):
+        for name, like, value in (
+            ("reached", self.status, int(Reached.NOT_EXAMINED)),
+            ("period", self.residual, torch.nan),
+            ("time", self.residual, torch.nan),
+        ):
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+                object.__setattr__(self, name, torch.full_like(like, value))
 
     def __str__(self) -> str:
         status, reached = physical(self.status), physical(self.reached)

@@ -32,6 +32,9 @@ _SMALLEST_PIVOT = tl.constexpr(1e-10)
 # Below 1 the norm of the filter itself proves stability; the rest is a margin for rounding.
 _PROOF = tl.constexpr(0.1)
 _FAR_AWAY = tl.constexpr(1e8)
+# Circuits beyond these are left to torch.
+_SMALLEST_DRIVE, _LARGEST_DRIVE = tl.constexpr(1e-12), tl.constexpr(1e12)
+_SMALLEST_SEMISATURATION = tl.constexpr(1e-12)
 # Of Aberth's method for the roots of a quartic polynomial.
 _ROOT_STEPS = tl.constexpr(24)
 
@@ -99,7 +102,11 @@ def _load_vector(pointer, sample, stride, n, other, N: tl.constexpr):
 
 @triton.jit
 def _length(x):
-    return tl.sqrt(tl.sum(x * x, axis=0))
+    """The Euclidean length, also where squares of entries overflow or underflow."""
+    largest = tl.max(tl.abs(x), axis=0)
+    sound = (largest > 0.0) & (largest < float("inf"))
+    size = tl.where(sound, largest, 1.0)
+    return size * tl.sqrt(tl.sum((x / size) * (x / size), axis=0))
 
 
 @triton.jit
@@ -562,7 +569,8 @@ def solve_kernel(
     active = tl.maximum(y, 0.0) if RECTIFIED else y
     excess = c - a + _product(pool, active * active * a, N, WEIGHTS)
     a_length = _length(tl.where(inside, a, 0.0))
-    residual = tl.maximum(error, _length(tl.where(inside, excess, 0.0)) / a_length)
+    excess = tl.max(tl.where(inside, tl.abs(excess) / a, 0.0), axis=0)
+    residual = tl.maximum(error, excess)
     solved = (error <= tol) & (residual <= accepted)
     scale = _length(d) + _length(tl.where(inside, c, 0.0)) + 1.0
     good = solved & valid & (_length(y) + a_length <= _FAR_AWAY * scale)
@@ -575,7 +583,10 @@ def solve_kernel(
 
     times_y = _load_vector(tau_y, sample, stride_tau_y, n, 1.0, N)
     times_a = _load_vector(tau_a, sample, stride_tau_a, n, 1.0, N)
-    positive = (c > 0.0) & (times_y > 0.0) & (times_a > 0.0)
+    # Squares of what lies beyond may leave the range of float32 unnoticed.
+    largest = tl.max(tl.abs(d), axis=0)
+    good = good & ((largest == 0.0) | ((largest > _SMALLEST_DRIVE) & (largest < _LARGEST_DRIVE)))
+    positive = (c > _SMALLEST_SEMISATURATION) & (times_y > 0.0) & (times_a > 0.0)
     positive = positive & (times_y < float("inf")) & (times_a < float("inf"))
     good = good & (tl.sum(tl.where(positive, 0, 1), axis=0) == 0)
     if CHECK and good & ~proved:
@@ -678,8 +689,6 @@ def adjoint_kernel(
     excitation = 2.0 * active * a
     active_over = active / (2.0 * a)
     factor = _row_factor(diagonal, reference, gain)
-    g_length = tl.sqrt(tl.sum(g_y * g_y + g_a * g_a, axis=0))
-    scale = tl.maximum(g_length, _TINY)
 
     adjoint_y = tl.zeros((N,), tl.float32)
     residual, recurrence, omega = _evaluate_adjoint(
@@ -696,6 +705,8 @@ def adjoint_kernel(
         N,
         WEIGHTS,
     )
+    # The right-hand side of the equation that is left: `g_y` and `g_a` differ in their units.
+    scale = tl.maximum(_length(residual), _TINY)
     error = _length(residual) / scale
     last_r = tl.zeros((N,), tl.float32)
     last_x = tl.zeros((N,), tl.float32)
@@ -732,9 +743,10 @@ def adjoint_kernel(
     omega = _product(pool, adjoint_a, N, WEIGHTS)
     error_y = recurrence - adjoint_y + excitation * omega + g_y
     error_a = active * active * omega - inhibition * adjoint_y - adjoint_a + g_a
-    size = tl.sqrt(tl.sum(adjoint_y * adjoint_y + adjoint_a * adjoint_a, axis=0))
-    error = tl.sqrt(tl.sum(error_y * error_y + error_a * error_a, axis=0))
-    solved = error <= accepted * tl.maximum(tl.maximum(g_length, size), _TINY)
+    size_y = tl.maximum(tl.maximum(_length(g_y), _length(adjoint_y)), _TINY)
+    size_a = tl.maximum(tl.maximum(_length(g_a), _length(adjoint_a)), _TINY)
+    error_y, error_a = _length(error_y) / size_y, _length(error_a) / size_a
+    solved = tl.sqrt(error_y * error_y + error_a * error_a) <= accepted
 
     tl.store(adjoints_y + sample * n + index, adjoint_y, mask=inside)
     tl.store(adjoints_a + sample * n + index, adjoint_a, mask=inside)

@@ -12,7 +12,8 @@ class SecantAccelerator:
     The differences of the last ``depth`` residuals are kept orthonormal (Gram-Schmidt) together
     with the steps that made them, so that a step costs a few products and no linear system. For
     a linear problem this is the truncated generalized conjugate residual method (Washio and
-    Oosterlee, ETNA 6, 1997, for the nonlinear one).
+    Oosterlee, ETNA 6, 1997, for the nonlinear one). The unknowns should be of the order of 1:
+    nothing here guards the squares of their differences against the limits of their dtype.
     """
 
     def __init__(self, depth: int) -> None:

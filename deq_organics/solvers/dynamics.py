@@ -23,6 +23,8 @@ MAX_STEPS = 4096
 _RTOL = 1e-6
 # In units of the shortest time constant; what goes on in less is beyond double precision.
 _FIRST_STEP, _SHORTEST = 1e-3, 1e-60
+# In units of the longest one.
+_LONGEST_STEP = 1e4
 # Sizes, in parts of the natural ones, from which on a state is only looked at for divergence, with
 # this much more tolerance, and at which that is certain.
 _LARGE, _SLACK, _DIVERGED = 1e6, 1e3, 1e12
@@ -37,6 +39,8 @@ _NEWTON_STEPS = 15
 # How far a step may go, in units of the time in which an instability grows by e: longer steps of
 # an L-stable method would damp it.
 _UNSTABLE_STEP = 0.5
+# Of eigenvalues, in parts of the largest entry of the matrix.
+_ROUNDING = 1e-12
 # Looks that find a trajectory exactly on an unstable fixed point before it is left there.
 _PATIENCE = 20
 
@@ -80,7 +84,9 @@ class Paths:
         self._scale = tolerances(problem, state)
         fastest = torch.minimum(problem.tau_y.amin(-1), problem.tau_a.amin(-1))
         self._length = (_FIRST_STEP * fastest).expand(size).clone()
-        self._longest = torch.full_like(self._time, torch.inf)
+        slowest = torch.maximum(problem.tau_y.amax(-1), problem.tau_a.amax(-1))
+        self._limit = (_LONGEST_STEP * slowest).expand(size).clone()
+        self._longest = self._limit
         self._sizes = torch.stack(torch.broadcast_tensors(*natural_sizes(problem)), -1)
         self._speed = torch.full_like(self._time, torch.inf)
         self._level = torch.full_like(self._time, _SLOW)
@@ -158,7 +164,7 @@ class Paths:
         self._speed = (self._slope * tau / self._scale).abs().amax(-1)
         fast = self._speed > _FAST
         self._level = torch.where(fast, _SLOW, self._level)
-        self._longest = torch.where(fast, torch.inf, self._longest)
+        self._longest = torch.where(fast, self._limit, self._longest)
         self._slow = self._speed <= self._level
         largest = torch.stack([part.abs().amax(-1) for part in state.chunk(2, -1)], -1)
         self._gone = (largest > _DIVERGED * self._sizes).any(-1)
@@ -192,15 +198,19 @@ class Paths:
         rows = slow.nonzero().squeeze(-1)
         part, state, speed = self._problem.select(rows), self._state[rows], self._speed[rows]
         y, a = state.chunk(2, -1)
-        growth = torch.linalg.eigvals(part.jacobian(y, a)).real.amax(-1)
-        self._longest[rows] = torch.where(growth > 0, _UNSTABLE_STEP / growth, torch.inf)
+        jacobian = part.jacobian(y, a)
+        growth = torch.linalg.eigvals(jacobian).real.amax(-1)
+        unstable = growth > _ROUNDING * jacobian.abs().amax((-2, -1))
+        longest = torch.where(growth > 0, _UNSTABLE_STEP / growth, torch.inf)
+        longest = torch.minimum(longest, self._limit[rows])
+        self._longest = self._longest.index_put((rows,), longest)
         found = solve_newton(part, y, a, self._tol, _NEWTON_STEPS)
         point = torch.cat([found.y, found.a], -1)
         distance = ((point - state) / self._scale[rows]).abs().amax(-1)
         beside = (found.status == Status.CONVERGED) & (distance <= _DISTANCE)
         stable = is_stable(part, found.y, found.a, beside & (speed <= _SLOWER))
         # What is at rest but for rounding, look after look, stays there.
-        at_rest = beside & (growth > 0) & (speed <= _SLOWEST)
+        at_rest = beside & unstable & (speed <= _SLOWEST)
         self._calm[rows] = torch.where(at_rest, self._calm[rows] + 1, 0)
         stays = ~stable & (self._calm[rows] >= _PATIENCE)
         self._end_status[self._row[rows[stays]]] = int(Status.UNSTABLE)

@@ -30,14 +30,14 @@ def solve_torchdeq(problem: Problem, name: str, tol: float, max_iter: int) -> So
 
     torchdeq stops a batch as a whole: a sample's iterations depend on its neighbours.
     """
-    rest = equations.identity_steady_state(
+    closed = equations.identity_steady_state(
         problem.input_drive,
         problem.semisaturation,
         problem.normalization_weight,
         problem.exponent,
         problem.rectified,
     )
-    start = torch.cat([part.expand_as(problem.input_drive) for part in rest], -1)
+    start = torch.cat([part.expand_as(problem.input_drive) for part in closed], -1)
     options: dict[str, Any] = {"max_iter": max_iter, "tol": tol, "stop_mode": "rel"}
     if name == "anderson":
         options["lam"] = 1e-12
