@@ -40,8 +40,8 @@ def is_transformed(tensor: Tensor) -> bool:
 
 def refuse_transforms(tensors: Iterable[Tensor]) -> str | None:
     """Why code with first derivatives in reverse mode only cannot take these; None if it can."""
-    tensors = list(tensors)
-    if any(is_transformed(tensor) for tensor in tensors):
+    # Also where none of them is transformed: torch then refuses functions with a backward alone.
+    if torch._C._are_functorch_transforms_active():
         return "torch.func transforms"
     if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
         return "forward-mode derivatives"
@@ -50,7 +50,7 @@ def refuse_transforms(tensors: Iterable[Tensor]) -> str | None:
 
 def refuse_export() -> None:
     """Raise NotImplementedError where torch records a program that works without Python."""
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         raise NotImplementedError(
             "a steady state cannot be exported or traced: which steps lead to it depends on the "
             "values of the input; run it in Python, under torch.compile if you like"

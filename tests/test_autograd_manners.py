@@ -1,4 +1,4 @@
-"""Checkpoints, saved-tensor hooks, anomaly detection, memory and warnings, as torch's users expect."""
+"""Checkpoints, saved-tensor hooks, anomaly detection, memory and warnings as in torch itself."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""Second derivatives of layers and circuits where they used to be NaN: at starts, zeros, silence."""
+"""Second derivatives of layers and circuits where they were NaN: starts, zeros, silence."""
 
 import itertools
 
