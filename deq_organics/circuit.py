@@ -330,11 +330,13 @@ class Circuit:
             self.tau_a,
         )
         converged = status == Status.CONVERGED
+        # Before NaN is put in, so that none flows back.
+        rates = equations.firing_rate(y, self.exponent)
         if on_failure != "ignore" and not physical(converged).all():
             report_failures(status, on_failure)
-            y = torch.where(converged.unsqueeze(-1), y, torch.nan)
-            a = torch.where(converged.unsqueeze(-1), a, torch.nan)
-        rates = equations.firing_rate(y, self.exponent)
+            y, a, rates = (
+                torch.where(converged.unsqueeze(-1), part, torch.nan) for part in (y, a, rates)
+            )
         return SteadyState(y, a, rates, converged, residual, iterations, status)
 
     def backend_for(self, solver: str = "auto", backend: str = "auto") -> Choice:

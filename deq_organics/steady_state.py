@@ -1,12 +1,12 @@
 """The record of a steady-state solve, and what happens when one fails."""
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ._validation import check_choice, check_number, check_positive_int, physical
+from ._warnings import warn_caller
 from .errors import SteadyStateError, SteadyStateWarning
 from .solvers import DEFAULT_MAX_ITER, SOLVERS, Status
 
@@ -73,7 +73,7 @@ def report_failures(status: Tensor, on_failure: str) -> None:
     message = f"no steady state for {sum(counts.values())} of {status.numel()} circuits ({reasons})"
     if on_failure == "error":
         raise SteadyStateError(message)
-    warnings.warn(f"{message}. Their states are NaN.", SteadyStateWarning, stacklevel=4)
+    warn_caller(f"{message}. Their states are NaN.", SteadyStateWarning)
 
 
 def _failures(status: Tensor) -> dict[Status, int]:

@@ -153,3 +153,14 @@ class TestGatedDrive:
         )
         assert calls
         torch.testing.assert_close(found, exact)
+
+
+def test_a_transform_of_other_tensors_takes_no_kernel():
+    """The weight that the kernel bounds is not transformed itself."""
+    layer = ORGaNICsDEQ(4, 3).to(DEVICE)
+    with torch.no_grad():
+        layer.parametrizations.recurrent_weight.original.copy_(2 * gaussian(3, 3))
+    x = gaussian(5, 4)
+    found = torch.func.vmap(layer)(x)
+    layer.backend = "torch"
+    torch.testing.assert_close(found, layer(x), rtol=1e-4, atol=1e-6)
