@@ -206,9 +206,13 @@ def _adjoint(
     """The adjoint of ``(g_y, g_a)``, each ``(B, n)``, by torch."""
     parts = [torch.zeros_like(y) if part is None else part for part in (g_y, g_a)]
     # What did not converge is no steady state: it has no gradient and must not spoil others'.
+    # A cotangent that is not finite gives NaN: it tells of something else, outside.
     unsolved = status != Status.CONVERGED
-    y, a, g = _without(unsolved, y, a, torch.cat(parts, -1))
-    adjoint_y, adjoint_a = _solve_adjoint(problem, y, a, g, options).chunk(2, -1)
+    g = torch.cat(parts, -1)
+    broken = ~(unsolved | torch.isfinite(g).all(-1))
+    y, a, g = _without(unsolved | broken, y, a, g)
+    adjoint = _solve_adjoint(problem, y, a, g, options)
+    adjoint_y, adjoint_a = torch.where(broken.unsqueeze(-1), torch.nan, adjoint).chunk(2, -1)
     gained = (1.0 - equations.inhibitory_firing_rate(a, options.exponent)) * adjoint_y
     pooled = equations.normalization_pool(y, a, options.exponent, options.rectified)
     return cuda.Adjoint(adjoint_y, adjoint_a, gained, pooled, torch.zeros_like(unsolved))
@@ -263,13 +267,14 @@ def _push_forward(
         flow_a = flow_a + equations.matvec(w_t, pool)
     unsolved = (status != Status.CONVERGED).reshape(-1)
     flow = torch.cat([flow_y, flow_a], -1).reshape(-1, 2 * n)
-    state = _without(unsolved, y.reshape(-1, n), a.reshape(-1, n), flow)
+    broken = ~(unsolved | torch.isfinite(flow).all(-1))
+    state = _without(unsolved | broken, y.reshape(-1, n), a.reshape(-1, n), flow)
     tangent, error = _solve_tangent(problem, *state)
     scale = torch.maximum(state[2].norm(dim=-1), tangent.norm(dim=-1))
     failed = ~(error <= _accepted_error(options, flow) * scale)
     if _report_failed(failed, options):
         tangent, _ = _solve_tangent(problem, *_without(failed, *state))
-    tangent_y, tangent_a = tangent.chunk(2, -1)
+    tangent_y, tangent_a = torch.where(broken.unsqueeze(-1), torch.nan, tangent).chunk(2, -1)
     tangent_y, tangent_a = tangent_y.reshape(y.shape), tangent_a.reshape(a.shape)
     return _contiguous(tangent_y), _contiguous(tangent_a), None, None, None
 

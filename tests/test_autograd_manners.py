@@ -266,6 +266,34 @@ class TestRowsWithoutASteadyState:
         assert all((grad[1] == 0).all() for grad in second[:2])
 
 
+class TestNotFinite:
+    """What comes in as NaN goes out as NaN, without a word about the circuit."""
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf])
+    @pytest.mark.parametrize("second", [False, True])
+    def test_cotangent(self, layer, value, second):
+        x = torch.randn(4, 4, dtype=DOUBLE, requires_grad=True)
+        cotangent = torch.ones(4, 3, dtype=DOUBLE)
+        (expected,) = torch.autograd.grad(layer.steady_state(x).y, x, cotangent)
+        cotangent[2, 1] = value
+        leaves = [x, *layer.parameters()]
+        y = layer.steady_state(x).y
+        grads = torch.autograd.grad(y, leaves, cotangent, create_graph=second)
+        assert grads[0][2].isnan().all()
+        kept = [0, 1, 3]
+        torch.testing.assert_close(grads[0][kept], expected[kept])
+        assert all(grad.isnan().any() for grad in grads[1:])
+
+    def test_tangent(self, layer):
+        x = torch.randn(4, 4, dtype=DOUBLE)
+        tangent = torch.ones_like(x)
+        _, expected = torch.func.jvp(lambda x: layer.steady_state(x).y, (x,), (tangent,))
+        tangent[2, 0] = torch.nan
+        _, found = torch.func.jvp(lambda x: layer.steady_state(x).y, (x,), (tangent,))
+        assert found[2].isnan().all()
+        torch.testing.assert_close(found[[0, 1, 3]], expected[[0, 1, 3]])
+
+
 class TestWarnings:
     """They point to the line of whoever calls the library."""
 

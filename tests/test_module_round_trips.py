@@ -144,7 +144,7 @@ def test_copies(options, travel):
     assert torch.equal(layer.baseline_gain, before)
 
 
-@pytest.mark.parametrize("options", OPTIONS[:12], ids=str)
+@pytest.mark.parametrize("options", OPTIONS[:12:3] + OPTIONS[1:12:3], ids=str)
 def test_stacked_layers(options):
     layers = []
     for seed in range(3):
@@ -161,13 +161,13 @@ def test_stacked_layers(options):
                     original[name].mul_(0.2)
     parameters, buffers = stack_module_state(layers)
     base = copy.deepcopy(layers[0]).to("meta")
-    x = torch.randn(5, 4, dtype=torch.float64)
+    x = torch.randn(2, 4, dtype=torch.float64)
 
     def rates(parameters, buffers, x):
         return functional_call(base, (parameters, buffers), (x,))
 
     shared = vmap(rates, in_dims=(0, 0, None))(parameters, buffers, x)
-    own = vmap(rates)(parameters, buffers, x.expand(3, 5, 4))
+    own = vmap(rates)(parameters, buffers, x.expand(3, 2, 4))
     for index, layer in enumerate(layers):
         torch.testing.assert_close(shared[index], layer(x), rtol=1e-9, atol=1e-11)
         torch.testing.assert_close(own[index], layer(x), rtol=1e-9, atol=1e-11)
