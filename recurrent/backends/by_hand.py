@@ -9,6 +9,7 @@ from torch._C._functorch import is_legacy_batchedtensor
 from deq_organics._validation import is_transformed, refuse_transforms
 
 from ..dynamics import Model, State
+from ..precision import full_precision
 from .base import Sequence
 from .folding import Folded, fold
 
@@ -118,7 +119,7 @@ class _ByHand(torch.autograd.Function):
         _, _, _, *wanted = ctx.needs_input_grad
         plain = [None if grad is None else _plain(grad) for grad in grads]
         # Autograd runs this within the caller's autocast on a CPU.
-        with torch.autocast(saved[-1].device.type, enabled=False):
+        with full_precision(saved[-1].device):
             found = ctx.passes.backward(ctx.model, Folded.of(flat), kept, plain, wanted)
         return None, None, None, *found
 

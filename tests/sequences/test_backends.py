@@ -137,8 +137,12 @@ def test_second_derivatives_of_the_reference():
 def test_auto_prefers_fused_and_says_why_not():
     rnn, x = ORGaNICsRNN(2, 3), torch.rand(4, 1, 2)
     assert rnn.backend_for(x).backend.name == "fused"
+    # Half precision is stepped in float32; a backend alone does not know that.
     half = ORGaNICsRNN(2, 3, dtype=torch.bfloat16)
-    choice = half.backend_for(x.bfloat16())
+    assert half.backend_for(x.bfloat16()).backend.name == "fused"
+    cell, state = half.cells[0], State(*torch.rand(4, 1, 3).bfloat16())
+    parameters = cell.parameters_of_step().to(torch.bfloat16)
+    choice = registry.choose("auto", registry.Sequence(cell.model, parameters, x.bfloat16(), state))
     assert choice.backend.name == "reference"
     assert "fused does not support torch.bfloat16" in choice.reason
 
