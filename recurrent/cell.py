@@ -155,12 +155,12 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
             fixed = torch.full((n,), largest * _FIXED_STEP, **factory)
             if learn_time_constants:
                 self.register_parameter(name, nn.Parameter(fixed))
-                self.constrain(name, Interval(0.0, largest))
+                self.constrain(name, Interval(0.0, largest, name))
             else:
                 self.register_buffer(name, fixed)
-        self.constrain("normalization_weight", UnitInterval())
+        self.constrain("normalization_weight", UnitInterval("normalization_weight"))
         if recurrence == "spectral":
-            self.constrain("recurrent_weight", SingularValueBound(1.0))
+            self.constrain("recurrent_weight", SingularValueBound(1.0, "recurrent_weight"))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
