@@ -10,6 +10,7 @@ from deq_organics._saved_options import Option, SavesOptions
 from deq_organics._validation import (
     as_float_tensor,
     check_all_finite,
+    check_bool,
     check_choice,
     check_finite,
     check_number,
@@ -115,13 +116,8 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         super().__init__()
         self.input_size = check_positive_int("input_size", input_size)
         self.hidden_size = check_positive_int("hidden_size", hidden_size)
-        for name, flag in (
-            ("rectified", rectified),
-            ("learn_time_constants", learn_time_constants),
-        ):
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name}: got {flag!r}, expected a bool")
-        self.learn_time_constants = learn_time_constants
+        rectified = check_bool("rectified", rectified)
+        self.learn_time_constants = check_bool("learn_time_constants", learn_time_constants)
         self.recurrence = check_choice("recurrence", recurrence, RECURRENCES)
         self.input_gains = check_choice("input_gains", input_gains, INPUT_GAINS)
         self.rectifier = check_choice("rectifier", rectifier, RECTIFIERS)
@@ -153,7 +149,7 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         self.register_buffer("semisaturation", torch.full((n,), self._sigma, **factory))
         for name, largest in self._largest_steps().items():
             fixed = torch.full((n,), largest * _FIXED_STEP, **factory)
-            if learn_time_constants:
+            if self.learn_time_constants:
                 self.register_parameter(name, nn.Parameter(fixed))
                 self.constrain(name, Interval(0.0, largest, name))
             else:

@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from deq_organics import equations
 from deq_organics._saved_options import Option, SavesOptions
-from deq_organics._validation import check_choice, check_positive_int
+from deq_organics._validation import check_bool, check_choice, check_positive_int
 
 from .backends import Choice, Sequence, backend_names, choose
 from .cell import ORGaNICsCell, check_input, check_state
@@ -104,9 +104,7 @@ class ORGaNICsRNN(SavesOptions):
         self.input_size = check_positive_int("input_size", input_size)
         self.hidden_size = check_positive_int("hidden_size", hidden_size)
         self.num_layers = check_positive_int("num_layers", num_layers)
-        if not isinstance(batch_first, bool):
-            raise TypeError(f"batch_first: got {batch_first!r}, expected a bool")
-        self.batch_first = batch_first
+        self.batch_first = check_bool("batch_first", batch_first)
         self.backend = check_choice("backend", backend, backend_names())
         self.readout = check_choice("readout", readout, READOUTS)
         options: dict[str, Any] = {

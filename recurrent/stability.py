@@ -119,8 +119,8 @@ def check_trajectory(
     """
     if not isinstance(cell, ORGaNICsCell):
         raise TypeError(f"cell: got {type(cell).__name__}, expected an ORGaNICsCell")
-    check_positive_int("every", every)
-    check_number("limit", limit, low=0.0, open_low=True)
+    every = check_positive_int("every", every)
+    limit = check_number("limit", limit, low=0.0, open_low=True)
     check_input(x, cell.input_weight, (2, 3), "(T, B, {0}) or (T, {0})")
     if x.shape[0] == 0:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected at least one step")
