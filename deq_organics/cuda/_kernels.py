@@ -169,7 +169,7 @@ def _propose(x, residual, step, last_r, last_x, basis_r, basis_x, DEPTH: tl.cons
     difference_x -= tl.sum(basis_x * change[:, None], axis=0)
     proposal = moved - tl.sum(basis_x * overlap[:, None], axis=0)
     norm = _length(difference_r)
-    useful = (step > 0) & (norm > 1e3 * _EPSILON * length)
+    useful = (step > 0) & (norm > length * (1e3 * _EPSILON))
     scale = tl.where(useful, 1.0 / tl.where(useful, norm, 1.0), 0.0)
     newest_r, newest_x = difference_r * scale, difference_x * scale
     basis_r = tl.where(oldest[:, None], newest_r[None, :], basis_r)
@@ -565,7 +565,7 @@ def solve_kernel(
     residual = tl.maximum(error, _length(tl.where(inside, excess, 0.0)) / a_length)
     solved = (error <= tol) & (residual <= accepted)
     scale = _length(d) + _length(tl.where(inside, c, 0.0)) + 1.0
-    good = solved & valid & (_length(y) + a_length <= _FAR_AWAY * scale)
+    good = solved & valid & (_length(y) + a_length <= scale * _FAR_AWAY)
 
     tl.store(ys + sample * n + index, y, mask=inside)
     tl.store(as_ + sample * n + index, a, mask=inside)
