@@ -58,7 +58,7 @@ def normal_modes(circuit: Circuit) -> NormalModes:
     driven = driven.expand_as(y)
 
     common_s, common_a = s[..., 0], a[..., 0]
-    damping = common_s / tau_y + c / (tau_a * common_a)
+    damping = common_s / tau_y + c / common_a / tau_a
     rate = (common_s / tau_y).sqrt() / tau_a.sqrt()
     ratio = damping / (2.0 * rate)
     pool, frequency = _roots(ratio, rate)
