@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .dynamics import State
+from .tracing import is_exporting
 
 __all__ = ["blocks_of", "packed_like", "run_blocks", "select"]
 
@@ -17,7 +18,10 @@ def blocks_of(packed: PackedSequence) -> list[Tensor]:
 
     Raises:
         ValueError: The batch sizes do not describe the data.
+        NotImplementedError: Under torch.export, which would make these lengths those of all calls.
     """
+    if is_exporting():
+        raise NotImplementedError("x: got a PackedSequence under torch.export, expected a tensor")
     sizes = packed.batch_sizes.tolist()
     if not sizes or sizes != sorted(sizes, reverse=True) or sum(sizes) != len(packed.data):
         raise ValueError(

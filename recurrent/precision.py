@@ -6,6 +6,9 @@ import torch
 
 __all__ = ["full_precision", "is_autocast", "state_type"]
 
+# Dynamo cannot ask torch for it.
+_WITHOUT_AUTOCAST = "meta"
+
 
 def state_type(dtype: torch.dtype) -> torch.dtype:
     """The type of the states for parameters of type ``dtype``, at least float32.
@@ -17,11 +20,11 @@ def state_type(dtype: torch.dtype) -> torch.dtype:
 
 def is_autocast(device: torch.device) -> bool:
     """Whether autocast is on for tensors on that device."""
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return device.type != _WITHOUT_AUTOCAST and torch.is_autocast_enabled(device.type)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """A context in which autocast takes no product on that device below float32."""
-    if not torch.amp.is_autocast_available(device.type):
+    if device.type == _WITHOUT_AUTOCAST:
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -15,6 +15,7 @@ from .cell import ORGaNICsCell, check_input, check_state
 from .dynamics import State
 from .packing import blocks_of, packed_like, run_blocks, select
 from .precision import full_precision
+from .tracing import is_exporting
 
 __all__ = ["ORGaNICsRNN"]
 
@@ -182,7 +183,7 @@ class ORGaNICsRNN(SavesOptions):
             ValueError: A shape, dtype or device does not fit, or a value is not finite.
             RuntimeError: The backend named at construction does not apply.
         """
-        if torch.compiler.is_exporting():
+        if is_exporting():
             return self._forward(x, state)
         return self._forward_uncompiled(x, state)
 

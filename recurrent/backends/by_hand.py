@@ -10,6 +10,7 @@ from deq_organics._validation import is_transformed, refuse_transforms
 
 from ..dynamics import Model, State
 from ..precision import full_precision
+from ..tracing import is_tracing
 from .base import Sequence
 from .folding import Folded, fold
 
@@ -61,7 +62,7 @@ class Passes(Protocol):
 
 def refuse_by_hand(sequence: Sequence) -> str | None:
     """Why no backend of this kind can compute the sequence; None if it can."""
-    if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
+    if is_tracing():
         return "torch.export and other tracers"
     return refuse_transforms(sequence.tensors())
 

@@ -181,6 +181,13 @@ def test_transforms_of_torch_func(options):
     for model, output in zip(models, torch.func.vmap(call)(parameters, buffers), strict=True):
         torch.testing.assert_close(output, model(x)[0])
 
+    cells = [model.cells[0] for model in models]
+    stacked = torch.func.stack_module_state(cells)
+    cell = copy.deepcopy(cells[0]).to("meta")
+    many = torch.func.vmap(lambda *both: torch.func.functional_call(cell, both, (x[0],)).y)
+    for one, y in zip(cells, many(*stacked), strict=True):
+        torch.testing.assert_close(y, one(x[0]).y)
+
     rnn = models[0]
     named = dict(rnn.named_parameters())
 

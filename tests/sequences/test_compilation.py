@@ -8,7 +8,11 @@ from torch import nn
 
 from recurrent import ORGaNICsCell, ORGaNICsRNN, State
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
+    # torch.export.load in torch 2.11.
+    pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning"),
+]
 FAST = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
 
 
@@ -67,6 +71,13 @@ def test_the_steps_of_an_exported_program_are_those_of_the_example():
     rnn, steps = ORGaNICsRNN(3, 5), torch.export.Dim("steps", min=2, max=64)
     with pytest.raises(Exception, match="specialized it to be a constant"):
         torch.export.export(rnn, (torch.rand(2, 3, 3),), dynamic_shapes={"x": {0: steps}})
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_packed_sequences_are_not_exported(strict):
+    packed = nn.utils.rnn.pack_sequence([torch.rand(3, 3), torch.rand(2, 3)])
+    with pytest.raises(Exception, match="got a PackedSequence under torch"):
+        torch.export.export(ORGaNICsRNN(3, 5), (packed,), strict=strict)
 
 
 def test_a_backend_that_cannot_be_exported_says_so():
