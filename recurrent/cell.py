@@ -5,19 +5,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
+from deq_organics._saved_options import Option, SavesOptions
 from deq_organics._validation import (
     as_float_tensor,
     check_all_finite,
+    check_bool,
     check_choice,
     check_finite,
     check_number,
     check_positive_int,
 )
+from deq_organics.constrained import HoldsConstrained
 from deq_organics.parametrizations import Interval, SingularValueBound, UnitInterval
 
 from .dynamics import GainParameters, Model, Parameters, State, euler_step
+from .precision import full_precision, is_autocast, state_type
 
 __all__ = ["ORGaNICsCell"]
 
@@ -27,9 +30,11 @@ RECTIFIERS = ("before_weights", "after_weights")
 
 # Largest entries of W where it starts: at 1 the slope of the sigmoid would be 0.
 _SMALLEST_START, _LARGEST_START, _DIAGONAL_START = 0.01, 0.99, 0.95
+# Of its maximum a step that is not learned: sigmoid(1).
+_FIXED_STEP = 1.0 / (1.0 + math.exp(-1.0))
 
 
-class ORGaNICsCell(nn.Module):
+class ORGaNICsCell(SavesOptions, HoldsConstrained):
     r"""One explicit Euler step of an ORGaNICs circuit that an input drives.
 
     With ``z = relu(Wzx x)`` the rectified circuit (Eq. 87) with dynamic input gains (Eq. 17) is::
@@ -41,6 +46,9 @@ class ORGaNICsCell(nn.Module):
 
     with ``a+ = sqrt(relu(a))``; a step adds ``dt / tau`` times the right-hand side. The ratios
     ``dt / tau`` lie between 0 and a maximum, one per neuron.
+
+    Parameters in half precision (bfloat16, float16) are stepped in float32: a state of so few
+    digits would lose the small increments of a step. The state is float32 then, in and out.
 
     Args:
         input_size: Number of input features.
@@ -61,6 +69,9 @@ class ORGaNICsCell(nn.Module):
         device: Device of the parameters.
         dtype: Floating-point type of the parameters.
 
+    The state dict holds the options that shape the cell's function; ``load_state_dict`` refuses
+    other ones.
+
     Attributes:
         input_weight: ``Wzx``, ``(hidden_size, input_size)``.
         recurrent_weight: ``Wr``, ``(hidden_size, hidden_size)``, or None for the identity.
@@ -72,7 +83,8 @@ class ORGaNICsCell(nn.Module):
 
     Shape:
         - Input: ``(B, input_size)`` or ``(input_size,)``.
-        - State, in and out: four tensors ``(B, hidden_size)`` or ``(hidden_size,)``.
+        - State, in and out: four tensors ``(B, hidden_size)`` or ``(hidden_size,)``, of the
+          parameters' type but at least float32.
     """
 
     input_weight: Tensor
@@ -104,13 +116,8 @@ class ORGaNICsCell(nn.Module):
         super().__init__()
         self.input_size = check_positive_int("input_size", input_size)
         self.hidden_size = check_positive_int("hidden_size", hidden_size)
-        for name, flag in (
-            ("rectified", rectified),
-            ("learn_time_constants", learn_time_constants),
-        ):
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name}: got {flag!r}, expected a bool")
-        self.learn_time_constants = learn_time_constants
+        rectified = check_bool("rectified", rectified)
+        self.learn_time_constants = check_bool("learn_time_constants", learn_time_constants)
         self.recurrence = check_choice("recurrence", recurrence, RECURRENCES)
         self.input_gains = check_choice("input_gains", input_gains, INPUT_GAINS)
         self.rectifier = check_choice("rectifier", rectifier, RECTIFIERS)
@@ -120,7 +127,7 @@ class ORGaNICsCell(nn.Module):
                 "the main model has no rectifier"
             )
         self.model = Model(rectified, rectifier == "after_weights")
-        sigma = check_number("semisaturation", semisaturation, low=0.0, open_low=True)
+        self._sigma = check_number("semisaturation", semisaturation, low=0.0, open_low=True)
         self.max_steps = {
             name: check_number(f"max_step_{name}", value, low=0.0, high=1.0, open_low=True)
             for name, value in (("y", max_step_y), ("a", max_step_a), ("b", max_step_b))
@@ -129,27 +136,27 @@ class ORGaNICsCell(nn.Module):
         if not factory["dtype"].is_floating_point:
             raise TypeError(f"dtype: got {dtype}, expected a floating-point type")
 
-        n = hidden_size
-        self.input_weight = nn.Parameter(torch.empty(n, input_size, **factory))
+        n = self.hidden_size
+        self.input_weight = nn.Parameter(torch.empty(n, self.input_size, **factory))
         self.normalization_weight = nn.Parameter(torch.full((n, n), 0.5, **factory))
         if recurrence == "identity":
             self.register_parameter("recurrent_weight", None)
         else:
             self.recurrent_weight = nn.Parameter(torch.eye(n, **factory))
         for name in self._gain_weight_names():
-            columns = input_size if name.endswith("x") else n
+            columns = self.input_size if name.endswith("x") else n
             self.register_parameter(name, nn.Parameter(torch.empty(n, columns, **factory)))
-        self.register_buffer("semisaturation", torch.full((n,), sigma, **factory))
+        self.register_buffer("semisaturation", torch.full((n,), self._sigma, **factory))
         for name, largest in self._largest_steps().items():
-            fixed = torch.full((n,), largest * torch.ones(()).sigmoid().item(), **factory)
-            if learn_time_constants:
+            fixed = torch.full((n,), largest * _FIXED_STEP, **factory)
+            if self.learn_time_constants:
                 self.register_parameter(name, nn.Parameter(fixed))
-                parametrize.register_parametrization(self, name, Interval(0.0, largest))
+                self.constrain(name, Interval(0.0, largest, name))
             else:
                 self.register_buffer(name, fixed)
-        parametrize.register_parametrization(self, "normalization_weight", UnitInterval())
+        self.constrain("normalization_weight", UnitInterval("normalization_weight"))
         if recurrence == "spectral":
-            parametrize.register_parametrization(self, "recurrent_weight", SingularValueBound(1.0))
+            self.constrain("recurrent_weight", SingularValueBound(1.0, "recurrent_weight"))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -157,50 +164,67 @@ class ORGaNICsCell(nn.Module):
 
         ``Wzx`` Kaiming-uniform scaled to spectral norm 1, ``Wr`` orthogonal, ``W`` uniform in
         (0, 1) with a diagonal near 1, the gains' weights Kaiming-uniform, and learned
-        ``dt / tau = max * sigmoid(p)`` with ``p ~ N(0, 1)``.
+        ``dt / tau = max * sigmoid(p)`` with ``p ~ N(0, 1)``. ``sigma`` and ``dt / tau`` that are
+        not learned get the constructor's values.
         """
         with torch.no_grad():
             nn.init.kaiming_uniform_(self.input_weight, a=math.sqrt(5))
             single = self.input_weight.to(_at_least_single(self.input_weight.dtype))
             self.input_weight /= torch.linalg.matrix_norm(single, 2)
             orthogonal = _orthogonal_like(self.normalization_weight)
-            if self.recurrence == "spectral":
-                self.recurrent_weight = orthogonal
-            elif self.recurrent_weight is not None:
-                self.recurrent_weight.copy_(orthogonal)
+            if self.recurrence != "identity":
+                self.fill("recurrent_weight", orthogonal)
             weight = torch.empty_like(self.normalization_weight)
             weight.uniform_(_SMALLEST_START, _LARGEST_START).fill_diagonal_(_DIAGONAL_START)
-            self.normalization_weight = weight
+            self.fill("normalization_weight", weight)
             for name in self._gain_weight_names():
                 nn.init.kaiming_uniform_(getattr(self, name), a=math.sqrt(5))
-            if self.learn_time_constants:
-                for name, largest in self._largest_steps().items():
-                    step = largest * torch.randn_like(getattr(self, name)).sigmoid()
-                    setattr(self, name, step)
+            self.semisaturation.fill_(self._sigma)
+            for name, largest in self._largest_steps().items():
+                like = getattr(self, name)
+                if self.learn_time_constants:
+                    self.fill(name, largest * torch.randn_like(like).sigmoid())
+                else:
+                    like.fill_(largest * _FIXED_STEP)
+
+    def shaping_options(self) -> dict[str, Option]:
+        """The options that the state dict keeps: what its tensors alone do not tell."""
+        options: dict[str, Option] = {
+            "rectified": self.model.rectified,
+            "learn_time_constants": self.learn_time_constants,
+            "recurrence": self.recurrence,
+            "input_gains": self.input_gains,
+            "rectifier": self.rectifier,
+        }
+        if self.learn_time_constants:
+            # Else the steps themselves are in the state dict.
+            options |= {f"max_{name}": value for name, value in self._largest_steps().items()}
+        return options
 
     def parameters_of_step(self) -> Parameters:
-        """The constrained parameters, each computed once: what the backends work with."""
+        """The constrained parameters, each computed once: what the backends work with.
+
+        They are of the state's type: float32 for parameters in half precision.
+        """
         gain = baseline = None
         if self.input_gains == "dynamic":
             gain, baseline = (
                 GainParameters(
-                    getattr(self, f"{prefix}_x"),
-                    getattr(self, f"{prefix}_y"),
-                    getattr(self, f"{prefix}_a"),
-                    step,
+                    self._exact(f"{prefix}_x"),
+                    self._exact(f"{prefix}_y"),
+                    self._exact(f"{prefix}_a"),
+                    self._exact(step),
                 )
-                for prefix, step in (
-                    ("gain_weight", self.step_b),
-                    ("baseline_gain_weight", self.step_b0),
-                )
+                for prefix, step in (("gain_weight", "step_b"), ("baseline_gain_weight", "step_b0"))
             )
+        recurrent = None if self.recurrence == "identity" else self._exact("recurrent_weight")
         return Parameters(
-            self.input_weight,
-            self.recurrent_weight,
-            self.normalization_weight,
-            self.semisaturation,
-            self.step_y,
-            self.step_a,
+            self._exact("input_weight"),
+            recurrent,
+            self._exact("normalization_weight"),
+            self._exact("semisaturation"),
+            self._exact("step_y"),
+            self._exact("step_a"),
             gain,
             baseline,
         )
@@ -211,10 +235,10 @@ class ORGaNICsCell(nn.Module):
         ``y = 0``, ``b = b0 = 1/2`` and ``a = (b0 sigma)^2``: where ``y`` and ``a`` rest without
         an input, and the gains at ``sigmoid(0)``.
         """
-        half = torch.full_like(self.semisaturation, 0.5)
+        sigma = self._exact("semisaturation")
+        half = torch.full_like(sigma, 0.5)
         return _repeat(
-            State(torch.zeros_like(half), (half * self.semisaturation).square(), half, half),
-            batch_size,
+            State(torch.zeros_like(half), (half * sigma).square(), half, half), batch_size
         )
 
     def draw_state(
@@ -224,7 +248,7 @@ class ORGaNICsCell(nn.Module):
 
         ``y``, ``a`` and ``b`` uniform in (0, 1), ``y`` scaled to length 1, ``b0 = 1``.
         """
-        like = self.semisaturation
+        like = self._exact("semisaturation")
         y, a, b = torch.rand(
             3, self.hidden_size, generator=generator, dtype=like.dtype, device=like.device
         )
@@ -244,8 +268,8 @@ class ORGaNICsCell(nn.Module):
             state = self.rest_state(batch)
         else:
             state = check_state(state, (*x.shape[:-1], self.hidden_size), self.input_weight)
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.input_weight.dtype)
+        with full_precision(x.device):
+            x = x.to(state.y.dtype)
             return euler_step(self.model, self.parameters_of_step(), x, state)
 
     def extra_repr(self) -> str:
@@ -260,6 +284,14 @@ class ORGaNICsCell(nn.Module):
             if value != default:
                 parts.append(f"{name}={value!r}")
         return ", ".join(parts)
+
+    def _exact(self, name: str) -> Tensor:
+        """A weight or buffer in the state's precision, its constraint computed in that too."""
+        dtype = state_type(self.input_weight.dtype)
+        constrained = self._constrained(name)
+        if constrained is None or constrained.original.dtype == dtype:
+            return getattr(self, name).to(dtype)
+        return constrained.constraint(constrained.original.to(dtype))
 
     def _gain_weight_names(self) -> list[str]:
         if self.input_gains == "fixed":
@@ -281,13 +313,16 @@ def check_input(x: Tensor, weight: Tensor, ndims: tuple[int, ...], expected: str
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected {expected.format(size)}")
     if x.device != weight.device:
         raise ValueError(f"x: got device {x.device}, expected {weight.device} as the parameters")
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != weight.dtype and not is_autocast(x.device):
         raise ValueError(f"x: got {x.dtype}, expected {weight.dtype} as the parameters")
     check_finite("x", x)
 
 
 def check_state(state: State, shape: tuple[int, ...], weight: Tensor) -> State:
-    """``state`` as a :class:`State` of four finite tensors of that shape, like ``weight``."""
+    """``state`` as a :class:`State` of four finite tensors of that shape, like ``weight``.
+
+    They become at least float32; half precision is taken from who has it.
+    """
     if not isinstance(state, tuple) or len(state) != len(State._fields):
         length = f" of length {len(state)}" if isinstance(state, tuple) else ""
         raise TypeError(
@@ -295,17 +330,19 @@ def check_state(state: State, shape: tuple[int, ...], weight: Tensor) -> State:
         )
     state = State(*state)
     named = {f"state.{name}": tensor for name, tensor in state._asdict().items()}
+    dtype = state_type(weight.dtype)
     for name, tensor in named.items():
         as_float_tensor(name, tensor)
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
-        if tensor.dtype != weight.dtype or tensor.device != weight.device:
+        known = tensor.dtype in (dtype, weight.dtype) or is_autocast(tensor.device)
+        if not known or tensor.device != weight.device:
             raise ValueError(
                 f"{name}: got {tensor.dtype} on {tensor.device}, "
-                f"expected {weight.dtype} on {weight.device} as the parameters"
+                f"expected {dtype} on {weight.device} as the parameters"
             )
     check_all_finite(named)
-    return state
+    return State(*(tensor.to(dtype) for tensor in state))
 
 
 def _at_least_single(dtype: torch.dtype) -> torch.dtype:

@@ -8,7 +8,7 @@ from torch import Tensor
 from deq_organics._validation import check_number, check_positive_int
 
 from .cell import ORGaNICsCell, check_input, check_state
-from .dynamics import GainParameters, Model, Parameters, State, euler_step, steps, vector_field
+from .dynamics import Model, Parameters, State, euler_step, steps, vector_field
 
 __all__ = ["TrajectoryReport", "check_trajectory", "step_jacobian"]
 
@@ -85,7 +85,7 @@ def step_jacobian(
         return torch.cat(vector_field(model, parameters, row, here)[:moving])
 
     jacobians = torch.func.vmap(torch.func.jacrev(field))(torch.cat(state[:moving], -1), x, *held)
-    step = torch.cat([torch.as_tensor(part) for part in steps(parameters)[:moving]])
+    step = torch.cat([part for part in steps(parameters)[:moving] if isinstance(part, Tensor)])
     continuous = step.unsqueeze(-1) * jacobians
     identity = torch.eye(continuous.shape[-1], dtype=continuous.dtype, device=continuous.device)
     return identity + continuous, continuous
@@ -119,8 +119,8 @@ def check_trajectory(
     """
     if not isinstance(cell, ORGaNICsCell):
         raise TypeError(f"cell: got {type(cell).__name__}, expected an ORGaNICsCell")
-    check_positive_int("every", every)
-    check_number("limit", limit, low=0.0, open_low=True)
+    every = check_positive_int("every", every)
+    limit = check_number("limit", limit, low=0.0, open_low=True)
     check_input(x, cell.input_weight, (2, 3), "(T, B, {0}) or (T, {0})")
     if x.shape[0] == 0:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected at least one step")
@@ -128,9 +128,11 @@ def check_trajectory(
     if state is None:
         state = State(*(part.expand(shape) for part in cell.rest_state()))
     state = check_state(state, shape, cell.input_weight)
-    parameters = _double(cell.parameters_of_step())
-    rows = x.double().reshape(x.shape[0], -1, cell.input_size)
-    current = State(*(part.double().reshape(-1, cell.hidden_size) for part in state))
+    parameters = cell.parameters_of_step().to(torch.float64)
+    batch = x.shape[1:-1]
+    # Sizes are spelled out: an empty batch leaves nothing to infer them from.
+    rows = x.double().reshape(x.shape[0], batch.numel(), cell.input_size)
+    current = State(*(part.double().reshape(batch.numel(), cell.hidden_size) for part in state))
 
     largest = [part.abs().amax(-1) for part in current]
     found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -142,9 +144,8 @@ def check_trajectory(
             torch.maximum(known, part.abs().amax(-1))
             for known, part in zip(largest, current, strict=True)
         ]
-    batch = x.shape[1:-1]
     radius, real, factor = (
-        torch.stack(values).reshape(-1, *batch) for values in zip(*found, strict=True)
+        torch.stack(values).reshape(len(found), *batch) for values in zip(*found, strict=True)
     )
     stable = radius < 1.0 - _ROUNDING
     too_large = ~stable & (real < 0) & radius.isfinite()
@@ -177,24 +178,6 @@ def _spectrum(
         real[index] = values.real.amax(-1)
         factor[index] = (-2.0 * values.real / values.abs().square()).amin(-1)
     return radius, real, factor
-
-
-def _double(parameters: Parameters) -> Parameters:
-    wr, gains = parameters.recurrent_weight, (parameters.gain, parameters.baseline_gain)
-    gain, baseline = (
-        None if part is None else GainParameters(*(tensor.double() for tensor in part))
-        for part in gains
-    )
-    return Parameters(
-        parameters.input_weight.double(),
-        None if wr is None else wr.double(),
-        parameters.normalization_weight.double(),
-        parameters.semisaturation.double(),
-        parameters.step_y.double(),
-        parameters.step_a.double(),
-        gain,
-        baseline,
-    )
 
 
 def _largest(values: Tensor) -> float:

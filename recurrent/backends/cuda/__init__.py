@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from deq_organics._triton import kernel_refusal
-from deq_organics._validation import refuse_transforms
 
 from ...dynamics import Model, State
 from ..base import Sequence
-from ..by_hand import Forward, run_by_hand
+from ..by_hand import Forward, refuse_by_hand, run_by_hand
 from ..folding import Folded
 from .backward import Kept, run_backward
 from .forward import run_forward
@@ -45,7 +44,7 @@ class CudaBackend:
             return f"{sequence.x.dtype}, only float32"
         if (size := sequence.state.y.shape[-1]) > LARGEST_HIDDEN_SIZE:
             return f"a hidden size of {size}, only up to {LARGEST_HIDDEN_SIZE}"
-        return refuse_transforms(sequence.tensors())
+        return refuse_by_hand(sequence)
 
     def run(self, sequence: Sequence) -> tuple[Tensor, State]:
         # Triton launches on the current device, which need not be that of the tensors.
@@ -71,7 +70,7 @@ class CudaBackend:
         model: Model,
         weights: Folded,
         kept: tuple[Any, ...],
-        grads: tuple[Tensor | None, ...],
+        grads: list[Tensor | None],
         wanted: list[bool],
     ) -> tuple[Tensor | None, ...]:
         x, ys, activities, *rest = kept
