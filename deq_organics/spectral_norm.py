@@ -29,6 +29,7 @@ def bounding_scale(weight: Tensor, bound: float) -> Tensor:
     """
     if (
         torch.compiler.is_compiling()
+        or weight.is_meta
         or torch._C._are_functorch_transforms_active()
         or forward_ad.unpack_dual(weight).tangent is not None
     ):
@@ -45,9 +46,10 @@ class _BoundingScale(torch.autograd.Function):
         matrix = weight.double()
         found = _decompose(matrix, weight.dtype, bound)
         scale = _exact_scale(found, bound)
-        top = found.vectors * found.top.unsqueeze(-2)
+        columns = int(found.multiplicity.max())
+        top = (found.vectors * found.top.unsqueeze(-2))[..., -columns:]
         size = scale / (found.size * found.largest * found.multiplicity)
-        slope = torch.where(found.outside, -size * (found.unit @ top @ top.mT), 0.0)
+        slope = torch.where(found.outside, -size * (found.unit @ top) @ top.mT, 0.0)
         ctx.bound = bound
         ctx.save_for_backward(weight, slope.to(weight.dtype))
         return scale.to(weight.dtype)

@@ -136,6 +136,24 @@ def test_any_size(size):
     assert torch.isfinite(weight.grad).all()
 
 
+def test_meta():
+    weight = torch.empty(2, 3, 3, device="meta", requires_grad=True)
+    bounded = SingularValueBound(1.0)(weight)
+    bounded.sum().backward()
+    assert bounded.shape == weight.grad.shape == (2, 3, 3)
+
+
+def test_a_batch_whose_values_coincide_in_different_numbers():
+    weights = torch.stack([2 * orthogonal(4), with_singular_values(3.0, 3.0, 1.0, 1.0)])
+    weights = torch.cat([weights, gaussian(1, 4, 4), 0.1 * gaussian(1, 4, 4)]).requires_grad_()
+    projection = gaussian(4, 4, seed=5)
+    (SingularValueBound(1.0)(weights) * projection).sum().backward()
+    for weight, found in zip(weights.detach(), weights.grad, strict=True):
+        alone = weight.clone().requires_grad_()
+        (SingularValueBound(1.0)(alone) * projection).sum().backward()
+        torch.testing.assert_close(found, alone.grad)
+
+
 class TestNotFinite:
     @pytest.mark.parametrize("value", [NAN, INF, -INF])
     @pytest.mark.parametrize("transform", [lambda f: f, lambda f: vmap(f)])
