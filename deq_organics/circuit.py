@@ -353,6 +353,7 @@ class Circuit:
             self.normalization_weight,
             (self.semisaturation, self.tau_y, self.tau_a),
             self.exponent,
+            self.rectified,
         )
 
     def flatten(self) -> Problem:

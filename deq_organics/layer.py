@@ -19,11 +19,19 @@ from ._validation import (
     check_positive_int,
     refuse_export,
 )
-from .backends import BACKENDS, Choice
+from .backends import BACKENDS, Choice, choose_part, with_parts
 from .circuit import Circuit
 from .constrained import HoldsConstrained
-from .cuda.drive import applies, gated_drive
-from .parametrizations import Nonnegative, Positive, SingularValueBound, UnitInterval
+from .cuda import drive as drive_kernels
+from .cuda.drive import gated_drive
+from .parametrizations import (
+    Nonnegative,
+    Positive,
+    SingularValueBound,
+    UnitInterval,
+    bound_choice,
+    set_bounds_backend,
+)
 from .steady_state import SteadyState, check_solve_options
 
 __all__ = ["ORGaNICsDEQ"]
@@ -118,7 +126,7 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
         self.check_stability = check_bool("check_stability", check_stability)
         self.max_singular_value = check_number("max_singular_value", max_singular_value, low=1.0)
         check_solve_options(solver, tol, max_iter, on_failure)
-        self.backend = check_choice("backend", backend, BACKENDS)
+        self.backend = backend
         self.solver, self.tol, self.max_iter, self.on_failure = solver, tol, max_iter, on_failure
         factory: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
         if not (isinstance(factory["dtype"], torch.dtype) and factory["dtype"].is_floating_point):
@@ -156,7 +164,7 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
         if learn_semisaturation:
             self.constrain("semisaturation", Positive("semisaturation"))
         if recurrence == "spectral":
-            bound = SingularValueBound(self.max_singular_value, "recurrent_weight")
+            bound = SingularValueBound(self.max_singular_value, "recurrent_weight", backend)
             self.constrain("recurrent_weight", bound)
         self.reset_parameters()
 
@@ -253,22 +261,46 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
             partial(self._check_values, x, circuit),
         )
 
+    @property
+    def backend(self) -> str:
+        """By what steady states, the gated input drive and the bound of ``Wr`` are computed."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, name: str) -> None:
+        self._backend = check_choice("backend", name, BACKENDS)
+        set_bounds_backend(self, self._backend)
+
+    def _gate_choice(self, drive: Tensor, logit: Tensor) -> Choice:
+        """By what the gated drive is computed, and why."""
+        refusal = None if self.backend == "torch" else drive_kernels.refusal(drive, logit)
+        return choose_part(
+            self.backend, "input drive", refusal, lambda: drive_kernels.self_check(drive)
+        )
+
     def _gate(self, drive: Tensor, logit: Tensor) -> Tensor:
         """``sigmoid(logit)`` times the drive, of length 1 with ``normalize_drive``."""
         if not self.normalize_drive:
             return logit.sigmoid() * drive
-        if self.backend != "torch" and applies(drive, logit):
+        if self._gate_choice(drive, logit).backend == "cuda":
             return gated_drive(drive, logit, _gated_drive)
         return _gated_drive(drive, logit)
 
     def backend_for(self, x: Tensor) -> Choice:
-        """Which backend solves for inputs ``x``, and why.
+        """Which backend solves for inputs ``x``, and why; also of parts that another one computes.
 
         Raises:
             RuntimeError: The backend named at construction does not apply.
         """
         self._check_input(x)
-        return self._circuit(x).backend_for(self.solver, self.backend)
+        circuit = self._circuit(x)
+        whole = circuit.backend_for(self.solver, self.backend)
+        parts = {}
+        if self.gain_weight is not None and self.normalize_drive:
+            # The drive and the logit of the gain are alike in all that counts.
+            like = circuit.input_drive
+            parts["input drive"] = self._gate_choice(like, like)
+        return with_parts(whole, parts | bound_choice(self))
 
     def forward(self, x: Tensor) -> Tensor:
         """Firing rates ``(*, hidden_size)`` of the principal neurons for ``x`` ``(*, input_size)``.

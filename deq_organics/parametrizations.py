@@ -10,15 +10,26 @@ from torch import Tensor, nn
 
 from ._validation import (
     as_float_tensor,
+    check_choice,
     check_finite,
     check_number,
     check_positive,
     is_transformed,
 )
+from .backends import BACKENDS, Choice, choose_part
+from .constrained import Constrained
 from .cuda import singular_value
 from .spectral_norm import bounding_scale
 
-__all__ = ["Interval", "Nonnegative", "Positive", "SingularValueBound", "UnitInterval"]
+__all__ = [
+    "Interval",
+    "Nonnegative",
+    "Positive",
+    "SingularValueBound",
+    "UnitInterval",
+    "bound_choice",
+    "set_bounds_backend",
+]
 
 _SLACK = 1e-4
 
@@ -35,12 +46,15 @@ class SingularValueBound(nn.Module):
     Args:
         bound: The bound, positive.
         name: What errors call the matrix.
+        backend: ``"torch"``, ``"cuda"`` or ``"auto"`` (a Triton kernel, where it can take the
+            matrix and passes its self-check; ``"cuda"`` raises where that fails).
     """
 
-    def __init__(self, bound: float = 1.0, name: str = "weight") -> None:
+    def __init__(self, bound: float = 1.0, name: str = "weight", backend: str = "auto") -> None:
         super().__init__()
         self.bound = check_number("bound", bound, low=0.0, open_low=True)
         self.name = name
+        self.backend = check_choice("backend", backend, BACKENDS)
 
     def forward(self, weight: Tensor) -> Tensor:
         """``weight * min(1, bound / sigma_max(weight))``.
@@ -49,7 +63,7 @@ class SingularValueBound(nn.Module):
             ValueError: ``weight`` is not finite; compiled code returns NaN in place of the error.
         """
         if not (torch.compiler.is_compiling() or weight.is_meta or is_transformed(weight)):
-            if singular_value.applies(weight):
+            if self.backend_for(weight).backend == "cuda":
                 return weight * singular_value.bounding_scale(weight, self.bound, self._scale)
             rows, columns = weight.detach().abs().sum(-1), weight.detach().abs().sum(-2)
             if bool((rows.amax(-1) * columns.amax(-1) <= self.bound**2).all()):
@@ -57,6 +71,20 @@ class SingularValueBound(nn.Module):
                 return weight
         check_finite(self.name, weight)
         return weight * self._scale(weight)
+
+    def backend_for(self, weight: Tensor) -> Choice:
+        """By what the singular value of this matrix is computed, and why.
+
+        Raises:
+            RuntimeError: The backend is ``"cuda"``, and the kernel fails its self-check.
+        """
+        refusal = None if self.backend == "torch" else singular_value.refusal(weight)
+        return choose_part(
+            self.backend,
+            "singular-value bound",
+            refusal,
+            lambda: singular_value.self_check(weight),
+        )
 
     def _scale(self, weight: Tensor) -> Tensor:
         return bounding_scale(weight, self.bound)
@@ -74,6 +102,21 @@ class SingularValueBound(nn.Module):
 
     def extra_repr(self) -> str:
         return f"bound={self.bound:g}"
+
+
+def set_bounds_backend(module: nn.Module, backend: str) -> None:
+    """Let all singular-value bounds in a module be computed by ``backend``."""
+    for child in module.modules():
+        if isinstance(child, SingularValueBound):
+            child.backend = backend
+
+
+def bound_choice(module: nn.Module) -> dict[str, Choice]:
+    """By what the singular-value bound in a module is computed; empty without one."""
+    for child in module.modules():
+        if isinstance(child, Constrained) and isinstance(child.constraint, SingularValueBound):
+            return {"singular-value bound": child.constraint.backend_for(child.original)}
+    return {}
 
 
 class _Elementwise(nn.Module):

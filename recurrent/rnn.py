@@ -9,8 +9,10 @@ from torch.nn.utils.rnn import PackedSequence
 from deq_organics import equations
 from deq_organics._saved_options import Option, SavesOptions
 from deq_organics._validation import check_bool, check_choice, check_positive_int
+from deq_organics.backends import BACKENDS
+from deq_organics.parametrizations import bound_choice, set_bounds_backend
 
-from .backends import Choice, Sequence, backend_names, choose
+from .backends import Choice, Sequence, backend_names, choose, with_parts
 from .cell import ORGaNICsCell, check_input, check_state
 from .dynamics import State
 from .packing import blocks_of, packed_like, run_blocks, select
@@ -106,7 +108,6 @@ class ORGaNICsRNN(SavesOptions):
         self.hidden_size = check_positive_int("hidden_size", hidden_size)
         self.num_layers = check_positive_int("num_layers", num_layers)
         self.batch_first = check_bool("batch_first", batch_first)
-        self.backend = check_choice("backend", backend, backend_names())
         self.readout = check_choice("readout", readout, READOUTS)
         options: dict[str, Any] = {
             "rectified": rectified,
@@ -125,6 +126,18 @@ class ORGaNICsRNN(SavesOptions):
         self.cells = nn.ModuleList(
             ORGaNICsCell(size, self.hidden_size, **options) for size in sizes
         )
+        self.backend = backend
+
+    @property
+    def backend(self) -> str:
+        """By what sequences are computed, and the bound of ``Wr`` with them."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, name: str) -> None:
+        self._backend = check_choice("backend", name, backend_names())
+        # Backends without kernels leave all to torch.
+        set_bounds_backend(self, name if name in BACKENDS else "torch")
 
     def reset_parameters(self) -> None:
         """Draw the parameters of every layer anew; see :meth:`ORGaNICsCell.reset_parameters`."""
@@ -154,12 +167,16 @@ class ORGaNICsRNN(SavesOptions):
         return {"num_layers": self.num_layers, "readout": self.readout}
 
     def backend_for(self, x: Tensor | PackedSequence, state: State | None = None) -> Choice:
-        """Which backend the first layer takes for these arguments, and why."""
+        """Which backend the first layer takes for these arguments, and why; see also its parts.
+
+        The reason names the bound of ``Wr`` where that is computed otherwise.
+        """
         work = self._arguments(x, state)
         first = State(*(tensor[0] for tensor in work.state))
         cell = self._layers()[0]
         sequence = Sequence(cell.model, cell.parameters_of_step(), work.blocks[0], first)
-        return choose(self.backend, sequence)
+        choice = choose(self.backend, sequence)
+        return with_parts(choice, bound_choice(cell))
 
     @overload
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]: ...

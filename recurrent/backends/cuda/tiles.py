@@ -78,6 +78,7 @@ def _shared_memory(device: torch.device) -> int:
     """Bytes of a program's shared memory; as much as an H100 has under Triton's interpreter."""
     if device.type != "cuda":
         return 232448
+    # Not all of torch's type stubs know the one that is needed.
     properties: Any = torch.cuda.get_device_properties(device)
     return int(properties.shared_memory_per_block_optin)
 

@@ -1,0 +1,104 @@
+"""The self-checks of the steady state's kernels: a small batch against torch in float64."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .. import equations
+from .._self_check import compare, failure, generator
+from ..adjoint import solve_adjoint_dense
+from ..solvers import Problem
+from ..solvers.newton import solve_newton
+from .steady_state import prepare, solve, solve_adjoint
+
+__all__ = ["steady_state_failure"]
+
+_CIRCUITS = 3
+_TOLERANCE, _ACCEPTED, _MAX_ITER = 1e-6, 2e-6, 60
+# Relative errors of states and gradients that residuals of this size can make here, and some more.
+_STATE_BOUND, _GRADIENT_BOUND = 1e-4, 1e-3
+
+
+def steady_state_failure(drive: Tensor, rectified: bool, differentiated: bool) -> str | None:
+    """Why the kernels cannot be trusted with circuits of that size and model; None if they can.
+
+    The adjoint's, compiled by itself, is asked where the steady state is ``differentiated``.
+    """
+    variant = (n, _) = (drive.shape[-1], rectified)
+    found = failure(
+        "steady state", drive.device, variant, lambda device: _check_solve(n, rectified, device)
+    )
+    if found is None and differentiated:
+        found = failure(
+            "steady state's adjoint",
+            drive.device,
+            variant,
+            lambda device: _check_adjoint(n, rectified, device),
+        )
+    return found
+
+
+def _check_solve(n: int, rectified: bool, device: torch.device) -> None:
+    """Raise where the kernels' steady states are not those of Newton's method in float64."""
+    problem = _draw(n, rectified)
+    y, a = _exact_state(problem)
+    there = _moved(problem, device)
+    found, settled = solve(there, prepare(there), _TOLERANCE, _ACCEPTED, _MAX_ITER, False)
+    if not bool(settled.all()):
+        raise RuntimeError(f"{int((~settled).sum())} of {_CIRCUITS} circuits were left unsolved")
+    compare("y", found.y, y, _STATE_BOUND)
+    compare("a", found.a, a, _STATE_BOUND)
+
+
+def _check_adjoint(n: int, rectified: bool, device: torch.device) -> None:
+    """Raise where the kernels' adjoint is not that of dense linear systems in float64."""
+    problem = _draw(n, rectified)
+    y, a = _exact_state(problem)
+    exact = problem.to(torch.float64)
+    g_y, g_a = torch.randn(2, _CIRCUITS, n, generator=generator(), dtype=torch.float64)
+    adjoint_y, adjoint_a = solve_adjoint_dense(exact, y, a, torch.cat([g_y, g_a], -1)).chunk(2, -1)
+    there = _moved(problem, device)
+    status = torch.zeros(_CIRCUITS, dtype=torch.int64, device=device)
+    single = [part.to(device, torch.float32) for part in (y, a, g_y, g_a)]
+    found = solve_adjoint(there, prepare(there), *single[:2], status, *single[2:], _ACCEPTED)
+    if bool(found.failed.any()):
+        raise RuntimeError(f"{int(found.failed.sum())} of {_CIRCUITS} adjoints were left unsolved")
+    compare("the adjoint of y", found.y, adjoint_y, _GRADIENT_BOUND)
+    compare("the adjoint of a", found.a, adjoint_a, _GRADIENT_BOUND)
+    gained = (1.0 - equations.inhibitory_firing_rate(a, 2.0)) * adjoint_y
+    compare("the gradient of Wr", found.gained, gained, _GRADIENT_BOUND)
+    pooled = equations.normalization_pool(y, a, 2.0, rectified)
+    compare("the gradient of W", found.pooled, pooled, _GRADIENT_BOUND)
+
+
+def _draw(n: int, rectified: bool) -> Problem:
+    """Circuits far from the identity, and from where steady states get lost."""
+    random = generator()
+    draw = torch.rand(2 * _CIRCUITS + 2 * n, n, generator=random, dtype=torch.float32)
+    drive, c, wr, w = draw.split([_CIRCUITS, _CIRCUITS, n, n])
+    drive = torch.nn.functional.normalize(drive - 0.3, dim=-1)
+    # A random matrix with entries uniform in +-1 has a norm of about 2 sqrt(n / 3).
+    wr = (2.0 * wr - 1.0) * (0.6 / (2.0 * math.sqrt(n / 3.0)))
+    wr = wr + 0.2 * torch.eye(n, dtype=torch.float32)
+    ones = torch.ones(1, n, dtype=torch.float32)
+    return Problem(drive, 0.2 + 0.8 * c, wr, w, ones, ones, 2.0, rectified)
+
+
+def _exact_state(problem: Problem) -> tuple[Tensor, Tensor]:
+    """``y`` and ``a`` by Newton's method in float64, from the state of ``Wr = I``."""
+    problem = problem.to(torch.float64)
+    start = equations.identity_steady_state(
+        problem.input_drive,
+        problem.semisaturation,
+        problem.normalization_weight,
+        problem.exponent,
+        problem.rectified,
+    )
+    found = solve_newton(problem, *start, 1e-12, _MAX_ITER)
+    return found.y, found.a
+
+
+def _moved(problem: Problem, device: torch.device) -> Problem:
+    moved = [part.to(device) if isinstance(part, Tensor) else part for part in problem]
+    return Problem._make(moved)
