@@ -277,6 +277,18 @@ CHECKS = [
         ValueError,
         r"state: got shape \(3,\), expected \(4, 3\)",
     ),
+    (lambda: check_stability(circuit(), (D,)), TypeError, r"state: got tuple, expected a Steady"),
+    (lambda: check_stability(circuit(), (D, 1.0)), TypeError, r"state, a: got float"),
+    (
+        lambda: check_stability(circuit(), (D, torch.ones(5, 4, 3))),
+        ValueError,
+        r"state, a: got shape \(5, 4, 3\), expected one that broadcasts to \(4, 3\)",
+    ),
+    (
+        lambda: check_stability(ORGaNICsDEQ(4, 3), (D, D)),
+        TypeError,
+        r"state: got tuple, expected the layer's input",
+    ),
 ]
 
 

@@ -60,8 +60,8 @@ def _check_adjoint(n: int, rectified: bool, device: torch.device) -> None:
     adjoint_y, adjoint_a = solve_adjoint_dense(exact, y, a, torch.cat([g_y, g_a], -1)).chunk(2, -1)
     there = _moved(problem, device)
     status = torch.zeros(_CIRCUITS, dtype=torch.int64, device=device)
-    single = [part.to(device, torch.float32) for part in (y, a, g_y, g_a)]
-    found = solve_adjoint(there, prepare(there), *single[:2], status, *single[2:], _ACCEPTED)
+    y_there, a_there, by_y, by_a = (part.to(device, torch.float32) for part in (y, a, g_y, g_a))
+    found = solve_adjoint(there, prepare(there), y_there, a_there, status, by_y, by_a, _ACCEPTED)
     if bool(found.failed.any()):
         raise RuntimeError(f"{int(found.failed.sum())} of {_CIRCUITS} adjoints were left unsolved")
     compare("the adjoint of y", found.y, adjoint_y, _GRADIENT_BOUND)
