@@ -16,6 +16,7 @@ from _mnist import MNIST, Images
 from _watched import Watched
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -46,6 +47,15 @@ class Recipe:
     weight_decay: float
     warmup: float
     ema_decay: float
+
+    @property
+    def largest_norm(self) -> float | None:
+        """The norm to which larger gradients are scaled; None where none are."""
+        return None
+
+    def prepare(self, model: Any, epoch: int) -> bool:
+        """Makes a model ready for an epoch; whether it now is another one than in the last."""
+        return False
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step as a part of its largest value."""
@@ -214,12 +224,15 @@ class _Trainer:
         self.parallel, self.stepper = self.accelerator.prepare(self.model, self.optimizer)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training images.
+        """One pass over the training images, with a model that the recipe makes ready for it.
 
         Returns:
             The mean loss of this process's images, and the mean and the largest norm of the
-            gradient, which is never clipped.
+            gradient, before it is clipped where the recipe says so.
         """
+        if self._prepare(epoch):
+            # What the last model could do says nothing about this one.
+            self.best = {"epoch": 0, "accuracy": -1.0, "weights": {}}
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         order = torch.Generator().manual_seed(derive_seed(self.run.seed, epoch, 0))
         torch.manual_seed(derive_seed(self.run.seed, epoch, 1 + rank))
@@ -253,6 +266,8 @@ class _Trainer:
             watched.add(loss)
             if number % interval == 0 or number == len(batches):
                 progress.set_postfix(loss=f"{watched.read():.4f}", refresh=False)
+            if (largest := self.recipe.largest_norm) is not None:
+                clip_grad_norm_(self.model.parameters(), largest)
             self.stepper.step()
             self.scheduler.step()
             self.average.update_parameters(self.model)
@@ -286,10 +301,15 @@ class _Trainer:
 
     def finish(self) -> Trained:
         """Gives the model the best weights."""
+        self._prepare(self.recipe.epochs)
         if self.accelerator.is_main_process:
             self.model.load_state_dict(self.best["weights"])
         self.model.eval()
         return Trained(self.best["epoch"], self.history, self._seconds())
+
+    def _prepare(self, epoch: int) -> bool:
+        self.recipe.prepare(self.average.module, epoch)
+        return self.recipe.prepare(self.model, epoch)
 
     def _save(self) -> None:
         save_checkpoint(

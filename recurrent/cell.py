@@ -8,23 +8,22 @@ from torch import Tensor, nn
 
 from deq_organics._saved_options import Option, SavesOptions
 from deq_organics._validation import (
-    as_float_tensor,
-    check_all_finite,
     check_bool,
     check_choice,
-    check_finite,
     check_number,
     check_positive_int,
 )
 from deq_organics.constrained import HoldsConstrained
 from deq_organics.parametrizations import Interval, SingularValueBound, UnitInterval
 
+from .arguments import check_input, check_state
+from .bounded import SMALLEST_STEP, choose_box
 from .dynamics import GainParameters, Model, Parameters, State, euler_step
-from .precision import full_precision, is_autocast, state_type
+from .precision import full_precision, state_type
 
 __all__ = ["ORGaNICsCell"]
 
-RECURRENCES = ("unconstrained", "spectral", "identity")
+RECURRENCES = ("unconstrained", "spectral", "identity", "bounded")
 INPUT_GAINS = ("dynamic", "fixed")
 RECTIFIERS = ("before_weights", "after_weights")
 
@@ -57,12 +56,16 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         learn_time_constants: Learn ``dt / tau = max * sigmoid(p)`` from ``p ~ N(0, 1)``; else
             they are fixed at ``p = 1``.
         recurrence: Recurrent weights ``Wr``: ``"unconstrained"`` (learned), ``"spectral"``
-            (learned, largest singular value at most 1) or ``"identity"`` (fixed).
+            (learned, largest singular value at most 1), ``"identity"`` (fixed) or ``"bounded"``
+            (learned, with ``Wzx`` and ``W`` constrained too, so that no state ever leaves
+            :meth:`state_bound`). The first three do not keep the states bounded.
         input_gains: ``"dynamic"`` (Eq. 17) or ``"fixed"`` (``b`` and ``b0`` keep the values of
             the initial state).
         rectifier: ``"before_weights"``, ``Wr relu(y)`` as in Eq. 87, or ``"after_weights"``,
             ``relu(Wr y)`` as in the published code; the main model has no rectifier.
         semisaturation: ``sigma``, positive, not learned.
+        input_bound: With ``recurrence="bounded"``, the largest ``|x|`` for which the states stay
+            bounded; 1 if None.
         max_step_y: Largest ``dt / tau_y``, in (0, 1].
         max_step_a: Largest ``dt / tau_a``, in (0, 1].
         max_step_b: Largest ``dt / tau_b`` and ``dt / tau_b0``, in (0, 1].
@@ -107,6 +110,7 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         input_gains: str = "dynamic",
         rectifier: str = "before_weights",
         semisaturation: float = 1.0,
+        input_bound: float | None = None,
         max_step_y: float = 0.02,
         max_step_a: float = 0.005,
         max_step_b: float = 0.1,
@@ -136,13 +140,18 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         if not factory["dtype"].is_floating_point:
             raise TypeError(f"dtype: got {dtype}, expected a floating-point type")
 
+        self._step_scale = 1.0
+        # The buffer may round sigma up.
+        rounded = torch.tensor(self._sigma, dtype=factory["dtype"], device="cpu").item()
+        self.box = choose_box(recurrence, rounded, input_bound)
+
         n = self.hidden_size
-        self.input_weight = nn.Parameter(torch.empty(n, self.input_size, **factory))
-        self.normalization_weight = nn.Parameter(torch.full((n, n), 0.5, **factory))
+        self.input_weight = nn.Parameter(torch.zeros(n, self.input_size, **factory))
+        self.normalization_weight = nn.Parameter(torch.full((n, n), 0.5 / n, **factory))
         if recurrence == "identity":
             self.register_parameter("recurrent_weight", None)
         else:
-            self.recurrent_weight = nn.Parameter(torch.eye(n, **factory))
+            self.recurrent_weight = nn.Parameter(torch.zeros(n, n, **factory))
         for name in self._gain_weight_names():
             columns = self.input_size if name.endswith("x") else n
             self.register_parameter(name, nn.Parameter(torch.empty(n, columns, **factory)))
@@ -151,10 +160,13 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
             fixed = torch.full((n,), largest * _FIXED_STEP, **factory)
             if self.learn_time_constants:
                 self.register_parameter(name, nn.Parameter(fixed))
-                self.constrain(name, Interval(0.0, largest, name))
+                self.constrain(name, Interval(self._smallest_step(largest), largest, name))
             else:
                 self.register_buffer(name, fixed)
-        self.constrain("normalization_weight", UnitInterval("normalization_weight"))
+        if self.box is not None:
+            self.box.constrain(self, nonnegative=rectified and not self.model.after_weights)
+        else:
+            self.constrain("normalization_weight", UnitInterval("normalization_weight"))
         if recurrence == "spectral":
             self.constrain("recurrent_weight", SingularValueBound(1.0, "recurrent_weight"))
         self.reset_parameters()
@@ -165,25 +177,31 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         ``Wzx`` Kaiming-uniform scaled to spectral norm 1, ``Wr`` orthogonal, ``W`` uniform in
         (0, 1) with a diagonal near 1, the gains' weights Kaiming-uniform, and learned
         ``dt / tau = max * sigmoid(p)`` with ``p ~ N(0, 1)``. ``sigma`` and ``dt / tau`` that are
-        not learned get the constructor's values.
+        not learned get the constructor's values. In a bounded cell ``Wr`` is diagonal, and the
+        rows of ``Wzx``, ``Wr`` and ``W`` are scaled to nearly their bounds.
         """
         with torch.no_grad():
-            nn.init.kaiming_uniform_(self.input_weight, a=math.sqrt(5))
-            single = self.input_weight.to(_at_least_single(self.input_weight.dtype))
-            self.input_weight /= torch.linalg.matrix_norm(single, 2)
-            orthogonal = _orthogonal_like(self.normalization_weight)
+            drive = nn.init.kaiming_uniform_(torch.empty_like(self.input_weight), a=math.sqrt(5))
+            recurrent = _orthogonal_like(self.normalization_weight)
+            pool = torch.empty_like(self.normalization_weight)
+            pool.uniform_(_SMALLEST_START, _LARGEST_START).fill_diagonal_(_DIAGONAL_START)
+            if self.box is None:
+                drive /= torch.linalg.matrix_norm(drive.to(_at_least_single(drive.dtype)), 2)
+            else:
+                recurrent = torch.eye(*recurrent.shape, out=recurrent)
+                drive, recurrent, pool = self.box.start(drive, recurrent, pool)
+            self.fill("input_weight", drive)
             if self.recurrence != "identity":
-                self.fill("recurrent_weight", orthogonal)
-            weight = torch.empty_like(self.normalization_weight)
-            weight.uniform_(_SMALLEST_START, _LARGEST_START).fill_diagonal_(_DIAGONAL_START)
-            self.fill("normalization_weight", weight)
+                self.fill("recurrent_weight", recurrent)
+            self.fill("normalization_weight", pool)
             for name in self._gain_weight_names():
                 nn.init.kaiming_uniform_(getattr(self, name), a=math.sqrt(5))
             self.semisaturation.fill_(self._sigma)
             for name, largest in self._largest_steps().items():
-                like = getattr(self, name)
+                like, smallest = getattr(self, name), self._smallest_step(largest)
                 if self.learn_time_constants:
-                    self.fill(name, largest * torch.randn_like(like).sigmoid())
+                    part = torch.randn_like(like).sigmoid()
+                    self.fill(name, smallest + (largest - smallest) * part)
                 else:
                     like.fill_(largest * _FIXED_STEP)
 
@@ -196,10 +214,27 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
             "input_gains": self.input_gains,
             "rectifier": self.rectifier,
         }
+        if self.box is not None:
+            # The bounds of the weights' rows depend on both.
+            options |= {"input_bound": self.box.input_bound, "semisaturation": self._sigma}
         if self.learn_time_constants:
             # Else the steps themselves are in the state dict.
             options |= {f"max_{name}": value for name, value in self._largest_steps().items()}
         return options
+
+    @property
+    def step_scale(self) -> float:
+        """A factor on every ``dt / tau`` of a step, 1 at first; not part of ``state_dict()``.
+
+        With ``k`` the cell takes ``k`` times longer steps through the same continuous circuit, as
+        for a sequence of which ``k`` elements are averaged to one. ``dt / tau`` stays at most 1.
+        """
+        return self._step_scale
+
+    @step_scale.setter
+    def step_scale(self, value: float) -> None:
+        longest = 1.0 / max(self._largest_steps().values())
+        self._step_scale = check_number("step_scale", value, low=0.0, high=longest, open_low=True)
 
     def parameters_of_step(self) -> Parameters:
         """The constrained parameters, each computed once: what the backends work with.
@@ -213,7 +248,7 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
                     self._exact(f"{prefix}_x"),
                     self._exact(f"{prefix}_y"),
                     self._exact(f"{prefix}_a"),
-                    self._exact(step),
+                    self.step_scale * self._exact(step),
                 )
                 for prefix, step in (("gain_weight", "step_b"), ("baseline_gain_weight", "step_b0"))
             )
@@ -223,8 +258,8 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
             recurrent,
             self._exact("normalization_weight"),
             self._exact("semisaturation"),
-            self._exact("step_y"),
-            self._exact("step_a"),
+            self.step_scale * self._exact("step_y"),
+            self.step_scale * self._exact("step_a"),
             gain,
             baseline,
         )
@@ -255,6 +290,28 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         length = torch.linalg.vector_norm(y).clamp_min(torch.finfo(y.dtype).tiny)
         return _repeat(State(y / length, a, b, torch.ones_like(b)), batch_size)
 
+    def state_bound(self, input_bound: float = 1.0) -> State:
+        """The largest ``|y|``, ``|a|``, ``b`` and ``b0`` that any sequence can reach, each ``()``.
+
+        Proved (docs/theory.md) for every value of the parameters, every input with ``|x| <=
+        input_bound``, every length, and every initial state within the bound, whose ``b`` and
+        ``b0`` are not negative; rounding included.
+
+        Raises:
+            ValueError: The cell is not a bounded one, or not for inputs that large; or its buffers
+                were changed to values that it is not made for; or its steps are so small that
+                rounding may outgrow them (in single precision, a ``max_step_y`` below 0.0096 or a
+                ``max_step_a`` below 0.0026).
+        """
+        if self.box is None:
+            raise ValueError(
+                f"recurrence: got {self.recurrence!r}, expected 'bounded': "
+                "nothing bounds the states of other cells"
+            )
+        sigma, steps = self._exact("semisaturation"), self._largest_steps()
+        self.box.check(input_bound, sigma, {name: self._range(name) for name in steps})
+        return State(*(torch.full_like(sigma[0], top) for top in self.box.largest))
+
     def forward(self, x: Tensor, state: State | None = None) -> State:
         """The state one step later, for input ``x`` and ``state`` (:meth:`rest_state` if None).
 
@@ -283,6 +340,8 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         ):
             if value != default:
                 parts.append(f"{name}={value!r}")
+        if self.box is not None and self.box.input_bound != 1.0:
+            parts.append(f"input_bound={self.box.input_bound:g}")
         return ", ".join(parts)
 
     def _exact(self, name: str) -> Tensor:
@@ -292,6 +351,19 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         if constrained is None or constrained.original.dtype == dtype:
             return getattr(self, name).to(dtype)
         return constrained.constraint(constrained.original.to(dtype))
+
+    def _range(self, name: str) -> tuple[float, float]:
+        """The smallest and the largest value that a ``dt / tau`` has, or can be learned to have."""
+        if self.learn_time_constants:
+            largest = self._largest_steps()[name]
+            smallest = self._smallest_step(largest)
+        else:
+            smallest, largest = (float(end) for end in getattr(self, name).aminmax())
+        return self.step_scale * smallest, self.step_scale * largest
+
+    def _smallest_step(self, largest: float) -> float:
+        """The lower end of a learned ``dt / tau``: rounding must not outgrow a bounded step."""
+        return 0.0 if self.box is None else SMALLEST_STEP * largest
 
     def _gain_weight_names(self) -> list[str]:
         if self.input_gains == "fixed":
@@ -303,46 +375,6 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         if self.input_gains == "dynamic":
             largest |= {"step_b": self.max_steps["b"], "step_b0": self.max_steps["b"]}
         return largest
-
-
-def check_input(x: Tensor, weight: Tensor, ndims: tuple[int, ...], expected: str) -> None:
-    """Raise where ``x`` does not go with the input weights ``(n, input_size)``."""
-    as_float_tensor("x", x)
-    size = weight.shape[-1]
-    if x.ndim not in ndims or x.shape[-1] != size:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, expected {expected.format(size)}")
-    if x.device != weight.device:
-        raise ValueError(f"x: got device {x.device}, expected {weight.device} as the parameters")
-    if x.dtype != weight.dtype and not is_autocast(x.device):
-        raise ValueError(f"x: got {x.dtype}, expected {weight.dtype} as the parameters")
-    check_finite("x", x)
-
-
-def check_state(state: State, shape: tuple[int, ...], weight: Tensor) -> State:
-    """``state`` as a :class:`State` of four finite tensors of that shape, like ``weight``.
-
-    They become at least float32; half precision is taken from who has it.
-    """
-    if not isinstance(state, tuple) or len(state) != len(State._fields):
-        length = f" of length {len(state)}" if isinstance(state, tuple) else ""
-        raise TypeError(
-            f"state: got {type(state).__name__}{length}, expected a State of four tensors"
-        )
-    state = State(*state)
-    named = {f"state.{name}": tensor for name, tensor in state._asdict().items()}
-    dtype = state_type(weight.dtype)
-    for name, tensor in named.items():
-        as_float_tensor(name, tensor)
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
-        known = tensor.dtype in (dtype, weight.dtype) or is_autocast(tensor.device)
-        if not known or tensor.device != weight.device:
-            raise ValueError(
-                f"{name}: got {tensor.dtype} on {tensor.device}, "
-                f"expected {dtype} on {weight.device} as the parameters"
-            )
-    check_all_finite(named)
-    return State(*(tensor.to(dtype) for tensor in state))
 
 
 def _at_least_single(dtype: torch.dtype) -> torch.dtype:

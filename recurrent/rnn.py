@@ -12,8 +12,9 @@ from deq_organics._validation import check_bool, check_choice, check_positive_in
 from deq_organics.backends import BACKENDS
 from deq_organics.parametrizations import bound_choice, set_bounds_backend
 
+from .arguments import check_input, check_state
 from .backends import Choice, Sequence, backend_names, choose, with_parts
-from .cell import ORGaNICsCell, check_input, check_state
+from .cell import ORGaNICsCell
 from .dynamics import State
 from .packing import blocks_of, packed_like, run_blocks, select
 from .precision import full_precision
@@ -57,6 +58,8 @@ class ORGaNICsRNN(SavesOptions):
         readout: ``"y"``, the membrane potentials, or ``"rates"``, ``y+ = relu(y)^2``.
         rectifier: See :class:`ORGaNICsCell`.
         semisaturation: See :class:`ORGaNICsCell`.
+        input_bound: See :class:`ORGaNICsCell`; of the first layer. A bounded layer's read-out is
+            at most 1, which is the bound of the next one's input.
         max_step_y: See :class:`ORGaNICsCell`.
         max_step_a: See :class:`ORGaNICsCell`.
         max_step_b: See :class:`ORGaNICsCell`.
@@ -97,6 +100,7 @@ class ORGaNICsRNN(SavesOptions):
         readout: str = "y",
         rectifier: str = "before_weights",
         semisaturation: float = 1.0,
+        input_bound: float | None = None,
         max_step_y: float = 0.02,
         max_step_a: float = 0.005,
         max_step_b: float = 0.1,
@@ -124,7 +128,10 @@ class ORGaNICsRNN(SavesOptions):
         }
         sizes = [self.input_size] + [self.hidden_size] * (self.num_layers - 1)
         self.cells = nn.ModuleList(
-            ORGaNICsCell(size, self.hidden_size, **options) for size in sizes
+            ORGaNICsCell(
+                size, self.hidden_size, input_bound=None if layer else input_bound, **options
+            )
+            for layer, size in enumerate(sizes)
         )
         self.backend = backend
 
@@ -161,6 +168,20 @@ class ORGaNICsRNN(SavesOptions):
         the recipe does.
         """
         return _stack([cell.draw_state(batch_size, generator=generator) for cell in self._layers()])
+
+    @property
+    def step_scale(self) -> float:
+        """A factor on every layer's ``dt / tau``; see :attr:`ORGaNICsCell.step_scale`."""
+        return self._layers()[0].step_scale
+
+    @step_scale.setter
+    def step_scale(self, value: float) -> None:
+        for cell in self._layers():
+            cell.step_scale = value
+
+    def state_bound(self, input_bound: float = 1.0) -> State:
+        """The bound of every layer's state; see :meth:`ORGaNICsCell.state_bound`."""
+        return self._layers()[0].state_bound(input_bound)
 
     def shaping_options(self) -> dict[str, Option]:
         """The options that the state dict keeps beside those of each layer."""

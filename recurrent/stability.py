@@ -7,7 +7,8 @@ from torch import Tensor
 
 from deq_organics._validation import check_number, check_positive_int
 
-from .cell import ORGaNICsCell, check_input, check_state
+from .arguments import check_input, check_state
+from .cell import ORGaNICsCell
 from .dynamics import Model, Parameters, State, euler_step, steps, vector_field
 
 __all__ = ["TrajectoryReport", "check_trajectory", "step_jacobian"]
@@ -42,7 +43,12 @@ class TrajectoryReport:
     largest_magnitude: State
     """Largest magnitudes of ``y``, ``a``, ``b`` and ``b0`` over the whole trajectory, ``(...)``."""
     bounded: Tensor
-    """Boolean ``(...)``: every state stayed finite and below the limit."""
+    """Boolean ``(...)``: every state stayed finite and below the limit, along this sequence. Of
+    another sequence that says nothing."""
+    stated_bound: State | None = None
+    """What the states of every sequence with inputs within the cell's ``input_bound`` stay within,
+    proved (:meth:`ORGaNICsCell.state_bound`). None where nothing is proved: neither
+    ``recurrence="spectral"`` nor ``"unconstrained"`` nor ``"identity"`` bounds the states."""
 
     def __str__(self) -> str:
         total = self.stable.numel()
@@ -61,11 +67,13 @@ class TrajectoryReport:
             lines.append(f"  the continuous circuit itself is unstable in {count}")
         if count := int((~self.spectral_radius.isfinite()).sum()):
             lines.append(f"  the state is not finite in {count}")
-        largest = ", ".join(
-            f"|{name}| {_largest(value):.3g}"
-            for name, value in zip(State._fields, self.largest_magnitude, strict=True)
-        )
-        lines.append(f"  bounded: {int(self.bounded.sum())} of {self.bounded.numel()} ({largest})")
+        bounded, total = int(self.bounded.sum()), self.bounded.numel()
+        lines.append(f"  bounded: {bounded} of {total} ({_describe(self.largest_magnitude)})")
+        if self.stated_bound is None:
+            lines.append("  along these sequences; nothing bounds the states along others")
+        else:
+            limits = _describe(self.stated_bound)
+            lines.append(f"  no sequence within the cell's input_bound leaves {limits}")
         return "\n".join(lines)
 
 
@@ -101,6 +109,10 @@ def check_trajectory(
     limit: float = 1e3,
 ) -> TrajectoryReport:
     """Drive a cell with a sequence and examine its steps' linear stability, in double precision.
+
+    What it finds holds for this sequence. Only ``recurrence="bounded"`` bounds the states along
+    all others: with ``"spectral"``, ``"unconstrained"`` and ``"identity"`` another input, or a
+    longer one, can make the states grow without end, however stable the steps here are.
 
     Args:
         cell: The cell; a layer of an ``ORGaNICsRNN`` is ``rnn.cells[i]``.
@@ -159,7 +171,19 @@ def check_trajectory(
         torch.where(real < 0, factor, torch.nan),
         State(*(part.reshape(batch) for part in largest)),
         bounded.reshape(batch),
+        _stated_bound(cell),
     )
+
+
+def _stated_bound(cell: ORGaNICsCell) -> State | None:
+    """The cell's bound for the inputs that it is made for; None where it states none."""
+    if cell.box is None:
+        return None
+    try:
+        return cell.state_bound(cell.box.input_bound)
+    except ValueError:
+        # Rounding may outgrow the margins of such steps.
+        return None
 
 
 def _spectrum(
@@ -182,3 +206,8 @@ def _spectrum(
 
 def _largest(values: Tensor) -> float:
     return float(values[~values.isnan()].max()) if (~values.isnan()).any() else float("nan")
+
+
+def _describe(magnitudes: State) -> str:
+    parts = magnitudes._asdict().items()
+    return ", ".join(f"|{name}| {_largest(values):.3g}" for name, values in parts)
