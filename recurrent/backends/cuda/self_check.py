@@ -63,13 +63,12 @@ def _check(variant: _Variant, device: torch.device) -> None:
     samples = variant.tiles[0].samples + (4 if variant.aligned else 1)
     sequence = _draw(variant, samples)
     leaves = [tensor.requires_grad_() for tensor in sequence.tensors()]
-    with torch.enable_grad():
-        folded = fold(sequence.parameters).flat()
-        exact_ys, exact_last = ReferenceBackend().run(sequence)
-    exact = (exact_ys, exact_last.y, exact_last.a, torch.cat([*exact_last[2:]], -1))
-
     y, a, *gains = sequence.state
-    given = (sequence.x, y, a, torch.cat(gains, -1), *folded)
+    with torch.enable_grad():
+        given = (sequence.x, y, a, torch.cat(gains, -1), *fold(sequence.parameters).flat())
+        exact_ys, exact_last = ReferenceBackend().run(sequence)
+        exact = (exact_ys, exact_last.y, exact_last.a, torch.cat([*exact_last[2:]], -1))
+
     x, y, a, pair, *flat = (part.detach().to(device, torch.float32) for part in given)
     weights = Folded.of(flat)
     kept = variant.differentiated
