@@ -27,11 +27,14 @@ def steady_state_failure(drive: Tensor, rectified: bool, differentiated: bool) -
     """
     variant = (n, _) = (drive.shape[-1], rectified)
     found = failure(
-        "steady state", drive.device, variant, lambda device: _check_solve(n, rectified, device)
+        "steady-state kernels",
+        drive.device,
+        variant,
+        lambda device: _check_solve(n, rectified, device),
     )
     if found is None and differentiated:
         found = failure(
-            "steady state's adjoint",
+            "adjoint kernels",
             drive.device,
             variant,
             lambda device: _check_adjoint(n, rectified, device),
@@ -60,8 +63,8 @@ def _check_adjoint(n: int, rectified: bool, device: torch.device) -> None:
     adjoint_y, adjoint_a = solve_adjoint_dense(exact, y, a, torch.cat([g_y, g_a], -1)).chunk(2, -1)
     there = _moved(problem, device)
     status = torch.zeros(_CIRCUITS, dtype=torch.int64, device=device)
-    y_there, a_there, by_y, by_a = (part.to(device, torch.float32) for part in (y, a, g_y, g_a))
-    found = solve_adjoint(there, prepare(there), y_there, a_there, status, by_y, by_a, _ACCEPTED)
+    y32, a32, v, u = (part.to(device, torch.float32) for part in (y, a, g_y, g_a))
+    found = solve_adjoint(there, prepare(there), y32, a32, status, v, u, _ACCEPTED)
     if bool(found.failed.any()):
         raise RuntimeError(f"{int(found.failed.sum())} of {_CIRCUITS} adjoints were left unsolved")
     compare("the adjoint of y", found.y, adjoint_y, _GRADIENT_BOUND)
