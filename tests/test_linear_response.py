@@ -163,11 +163,10 @@ def test_a_batch_is_its_circuits_one_by_one():
         torch.testing.assert_close(stationary_covariance(one, **alone), covariance[k])
 
 
-def test_one_circuit_with_noise_of_several_strengths():
+def test_noise_that_is_not_one_per_circuit_is_refused():
     circuit, noise = some_circuit(()), torch.rand(6, 3, dtype=DOUBLE)
-    found = cross_spectrum(circuit, FREQUENCY, noise_y=noise, noise_a=noise).density
-    alone = cross_spectrum(circuit, FREQUENCY, noise_y=noise[2], noise_a=noise[2]).density
-    torch.testing.assert_close(found[2], alone)
+    with pytest.raises(ValueError, match=r"noise_y: got shape \(6, 3\)"):
+        cross_spectrum(circuit, FREQUENCY, noise_y=noise)
 
 
 def test_as_many_frequencies_as_components():
