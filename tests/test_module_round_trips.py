@@ -95,6 +95,34 @@ def test_skip_init(options):
     assert_same(layer, built)
 
 
+@pytest.mark.parametrize("size", [3, 45])
+@pytest.mark.parametrize("recurrence", ["identity", "spectral", "unconstrained"])
+def test_solving_beside_another_default_device(recurrence, size):
+    """Nothing is made on the default device: on meta it would have no values."""
+    torch.manual_seed(0)
+    layer = ORGaNICsDEQ(4, size, recurrence, dtype=torch.float64)
+    if recurrence != "identity":
+        matrix = torch.randn(size, size, dtype=torch.float64)
+        layer.fill("recurrent_weight", 0.9 * matrix / torch.linalg.matrix_norm(matrix, 2))
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+
+    def results():
+        rates = layer(x)
+        (slope,) = torch.autograd.grad(rates.sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(slope.square().sum(), x)
+        _, pushed = torch.func.jvp(layer, (x.detach(),), (x.detach(),))
+        return rates, slope, second, pushed
+
+    expected = results()
+    torch.set_default_device("meta")
+    try:
+        found = results()
+    finally:
+        torch.set_default_device(None)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_default_device_of_meta():
     """A layer of another device makes nothing on the default one."""
     torch.manual_seed(0)
