@@ -140,3 +140,13 @@ def test_repr_names_what_is_not_default():
     assert "3, 5, num_layers=2, batch_first=True, backend='reference'" in repr(rnn)
     assert isinstance(rnn.cells[1], ORGaNICsCell)
     rnn.reset_parameters()
+
+
+def test_inference_mode(backend):
+    rnn, x = ORGaNICsRNN(3, 5, 2, backend=backend), torch.rand(2, 3, 3)
+    expected, _ = rnn(x)
+    with torch.inference_mode():
+        output, state = rnn(x)
+        again, _ = rnn(x, state)
+    torch.testing.assert_close(output, expected.detach())
+    assert again.is_inference()
