@@ -15,7 +15,11 @@ from deq_organics.parametrizations import SingularValueBound
 from recurrent import ORGaNICsRNN
 from recurrent.backends import cuda as sequences
 
-pytestmark = KERNELS
+pytestmark = [
+    KERNELS,
+    # NumPy's word for what a GPU does in silence.
+    pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero):RuntimeWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
