@@ -35,6 +35,8 @@ Values = Tensor | npt.NDArray[np.floating]
 
 # Tensors of the result's size that are alive at once: of spectra, and of covariances.
 _SPECTRA, _COVARIANCES = 3, 9
+# Relative residual above which a state is not taken for a fixed point.
+_LARGEST_RESIDUAL = 1e-3
 
 
 def transfer_function(
@@ -159,23 +161,38 @@ def _stable_jacobian(circuit: Circuit, state: SteadyState | None) -> tuple[Tenso
     elif not isinstance(state, SteadyState):
         raise TypeError(f"state: got {type(state).__name__}, expected a SteadyState")
     shape, found = (*circuit.batch_shape, circuit.n), state.converged
-    if tuple(state.y.shape) != shape:
-        raise ValueError(f"state: got shape {tuple(state.y.shape)}, expected {shape} as circuit")
+    for part in (state.y, state.a):
+        if tuple(part.shape) != shape:
+            raise ValueError(f"state: got shape {tuple(part.shape)}, expected {shape} as circuit")
+    double = circuit.to(torch.float64)
+    fixed = found & _is_fixed_point(double, state)
     # NaN would enter the gradients of weights that all circuits share, even multiplied by zero.
-    y, a = (torch.where(found.unsqueeze(-1), part, 1.0) for part in (state.y, state.a))
-    jacobian = circuit.to(torch.float64).jacobian(y.double(), a.double())
+    y, a = (torch.where(fixed.unsqueeze(-1), part, 1.0) for part in (state.y, state.a))
+    jacobian = double.jacobian(y.double(), a.double())
     eigenvalues = torch.linalg.eigvals(jacobian.detach())
-    stable = found & (eigenvalues.real < 0).all(-1)
+    stable = fixed & (eigenvalues.real < 0).all(-1)
     if bad := int((~physical(stable)).sum()):
-        unsettled = int((~physical(found)).sum())
+        missing, moving = (int((~physical(kind)).sum()) for kind in (found, fixed))
+        reasons = [f"{missing}: no steady state"]
+        if moving > missing:
+            reasons.append(f"{moving - missing}: the given state is no fixed point")
+        reasons.append(f"{bad - moving}: an unstable one")
         warnings.warn(
-            f"no linear response of {bad} of {found.numel()} circuits ({unsettled}: no steady "
-            f"state; {bad - unsettled}: an unstable one). Their rows are NaN.",
+            f"no linear response of {bad} of {found.numel()} circuits ({'; '.join(reasons)}). "
+            "Their rows are NaN.",
             SteadyStateWarning,
             stacklevel=3,
         )
     jacobian = torch.where(stable[..., None, None], jacobian, -_identity(jacobian))
     return jacobian, torch.where(stable.unsqueeze(-1), eigenvalues, -1.0), stable
+
+
+@torch.no_grad()
+def _is_fixed_point(circuit: Circuit, state: SteadyState) -> Tensor:
+    """Whether the equations hold at a state, whoever made it, ``(...)``."""
+    y, a = (part.double().reshape(-1, circuit.n) for part in (state.y, state.a))
+    residual = circuit.flatten().relative_residual(y, a)
+    return (residual <= _LARGEST_RESIDUAL).reshape(circuit.batch_shape)
 
 
 def _respond(jacobian: Tensor, frequency: Tensor, factor: Tensor) -> Tensor:

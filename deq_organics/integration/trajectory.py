@@ -174,6 +174,7 @@ def _advance(
         ratio = _error_ratio(step, control)
         accepted = accepted & (ratio <= 1.0)
         h = _next_length(method.error_order, control, ratio, finite, accepted & arrives, length, h)
+        # Accepted or not: by such steps time does not advance.
         hopeless = h <= _EPSILON * torch.maximum(front.time, _EPSILON * times[-1])
     after = torch.where(accepted, torch.where(arrives, stop, front.time + length), front.time)
     ahead = torch.where(accepted, torch.searchsorted(times, after, right=True), front.seen)
@@ -183,7 +184,7 @@ def _advance(
 
     lost = ~finite | has_blown_up(front.state, control)
     failure = torch.where(lost, Outcome.DIVERGED, Outcome.STALLED)
-    outcome = torch.where(front.running & ~accepted & hopeless, failure, front.outcome)
+    outcome = torch.where(front.running & hopeless, failure, front.outcome)
     outcome = torch.where(accepted & (after >= times[-1]), Outcome.FINISHED, outcome)
     moved = accepted.unsqueeze(-1)
     state = torch.where(moved, step.end, front.state)
