@@ -1,22 +1,15 @@
 """The kernels of the steady state fit into an H100, compiled without one."""
 
-from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from _compilation import H100_SHARED_MEMORY, Program, compile_for_gpu
+from _compilation import COMPILER, H100_SHARED_MEMORY, MEASURED, Program, compile_for_gpu
 from _kernels import KERNELS
 
-# What a call of the division in double precision takes, by the compilers for which it was measured.
-CALLS = {"3.6": 16, "3.8": 24}
-VERSION = ".".join(version("triton").split(".")[:2]) if find_spec("triton") else "none"
-KNOWN = pytest.mark.skipif(
-    VERSION not in CALLS,
-    reason=f"registers are a compiler's choice, known for Triton {' and '.join(CALLS)} only",
-)
-pytestmark = [KERNELS, KNOWN]
-CALL = CALLS.get(VERSION, 0)
+pytestmark = [KERNELS, MEASURED]
+
+# What a call of the division in double precision takes, by the compiler.
+CALL = {"3.6": 16, "3.8": 24}.get(COMPILER, 0)
 
 KERNELS_OF = "deq_organics.cuda._kernels"
 SCALE = "deq_organics.cuda.singular_value._kernels"

@@ -5,7 +5,7 @@ Where there is no GPU they run under Triton's interpreter, whose products are pl
 
 import pytest
 import torch
-from _compilation import H100_SHARED_MEMORY, Program, compile_for_gpu
+from _compilation import H100_SHARED_MEMORY, MEASURED, Program, compile_for_gpu
 from _derivatives import outputs_and_gradients
 from _kernels import DEVICE, KERNELS, pass_self_checks
 
@@ -276,6 +276,7 @@ def program(kernel, units, precision=ACCURATE, missing=(), **options):
     return Program("recurrent.backends.cuda._kernels", kernel, types, constants, warps)
 
 
+@MEASURED
 def test_the_kernels_compile_for_a_gpu():
     programs = [
         *(program(kernel, units) for kernel in POINTERS for units in (16, 32, 64, 128, 256)),
