@@ -188,7 +188,7 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
             if self.box is None:
                 drive /= torch.linalg.matrix_norm(drive.to(_at_least_single(drive.dtype)), 2)
             else:
-                recurrent = torch.eye(*recurrent.shape, out=recurrent)
+                recurrent.zero_().fill_diagonal_(1.0)
                 drive, recurrent, pool = self.box.start(drive, recurrent, pool)
             self.fill("input_weight", drive)
             if self.recurrence != "identity":

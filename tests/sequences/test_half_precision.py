@@ -18,6 +18,7 @@ OPTIONS = [
     {"recurrence": "spectral", "rectified": False},
     {"recurrence": "identity", "input_gains": "fixed"},
     {"num_layers": 2, "readout": "rates"},
+    {"recurrence": "bounded"},
     {"learn_time_constants": False, "rectifier": "after_weights", "batch_first": True},
 ]
 
@@ -97,6 +98,20 @@ def test_a_sequence_in_pieces_is_the_sequence(dtype):
     torch.testing.assert_close(torch.cat(pieces), whole)
     for got, expected in zip(state, last, strict=True):
         torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_an_orthogonal_start_is_within_its_bound(dtype):
+    """Rounding of its entries takes it above 1, by more than what is forgiven in float32."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        cell = ORGaNICsCell(3, 4 + 3 * seed, recurrence="spectral", dtype=dtype)
+        bounded = cell.parameters_of_step().recurrent_weight
+        assert torch.linalg.matrix_norm(bounded, 2) <= 1 + 1e-6
+    with pytest.raises(
+        ValueError, match=r"recurrent_weight: got a largest singular value of 1\.[01]"
+    ):
+        cell.recurrent_weight = 1.1 * torch.eye(cell.hidden_size, dtype=dtype)
 
 
 def test_states_of_both_types_are_taken_and_others_refused():

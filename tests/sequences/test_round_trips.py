@@ -17,7 +17,7 @@ X = torch.rand(5, 2, 3)
 CHOICES = {
     "rectified": [True, False],
     "learn_time_constants": [True, False],
-    "recurrence": ["unconstrained", "spectral", "identity"],
+    "recurrence": ["unconstrained", "spectral", "identity", "bounded"],
     "input_gains": ["dynamic", "fixed"],
     "rectifier": ["before_weights", "after_weights"],
     "semisaturation": [1.0, 0.6],
@@ -101,17 +101,21 @@ def test_a_default_device_of_their_own(backend):
     expected, _ = rnn(x, rnn.draw_state(2, generator=generator))
     packed = nn.utils.rnn.pack_sequence([x[:, 0], x[:2, 1]])
     generator.manual_seed(0)
+    tensors = []
     try:
         torch.set_default_device("meta")
         output, state = rnn(x, rnn.draw_state(2, generator=generator))
         output.sum().backward()
         packed, _ = rnn(packed, rnn.rest_state(2))
         report = check_trajectory(rnn.cells[0], x)
-        rnn.load_state_dict(rnn.state_dict())
-        rnn.reset_parameters()
+        for recurrence in CHOICES["recurrence"]:
+            module = ORGaNICsRNN(3, 5, recurrence=recurrence, device="cpu")
+            module.load_state_dict(module.state_dict())
+            module.reset_parameters()
+            tensors = [*module(x)[0], *tensors]
     finally:
         torch.set_default_device(None)
-    tensors = [output, *state, packed.data, *report.largest_magnitude, report.checked]
+    tensors += [output, *state, packed.data, *report.largest_magnitude, report.checked]
     assert {tensor.device.type for tensor in tensors} == {"cpu"}
     torch.testing.assert_close(output, expected)
 
@@ -127,6 +131,11 @@ DIFFERENT = [
     ({"input_gains": "fixed"}, {}, "input_gains: saved with 'fixed', here 'dynamic'"),
     ({"learn_time_constants": False}, {}, "learn_time_constants: saved with False, here True"),
     ({"num_layers": 2}, {}, "num_layers: saved with 2, here 1"),
+    (
+        {"recurrence": "bounded", "input_bound": 2.0},
+        {"recurrence": "bounded"},
+        r"input_bound: saved with 2\.0, here 1\.0",
+    ),
 ]
 
 
@@ -150,7 +159,7 @@ def test_a_difference_of_several_options_is_one_error():
     assert all(name in str(caught.value) for name in ("readout", "rectified", "max_step_y"))
 
 
-@pytest.mark.parametrize("recurrence", CHOICES["recurrence"])
+@pytest.mark.parametrize("recurrence", ["unconstrained", "spectral", "identity"])
 def test_what_does_not_shape_the_function_is_not_compared(recurrence):
     """Steps that are not learned and sigma are in the state dict themselves."""
     saved = ORGaNICsRNN(
