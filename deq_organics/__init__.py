@@ -7,7 +7,13 @@ circuit implementing divisive normalization", NeurIPS 2024.
 from ._version import __version__
 from .circuit import Circuit
 from .energy import energy, energy_form
-from .errors import AdjointWarning, SteadyStateError, SteadyStateWarning
+from .errors import (
+    AdjointWarning,
+    SimulationError,
+    SimulationWarning,
+    SteadyStateError,
+    SteadyStateWarning,
+)
 from .layer import ORGaNICsDEQ
 from .linear_response import cross_spectrum, stationary_covariance, transfer_function
 from .normal_modes import NormalModes, normal_modes
@@ -35,6 +41,8 @@ __all__ = [
     "ORGaNICsDEQ",
     "Oscillators",
     "Reached",
+    "SimulationError",
+    "SimulationWarning",
     "StabilityReport",
     "Status",
     "SteadyState",

@@ -1,9 +1,11 @@
 """Checks of arguments. Each error names the argument, what came and what was expected."""
 
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -21,6 +23,7 @@ __all__ = [
     "check_same_device",
     "is_transformed",
     "physical",
+    "refuse_export",
     "refuse_transforms",
 ]
 
@@ -37,12 +40,21 @@ def is_transformed(tensor: Tensor) -> bool:
 
 def refuse_transforms(tensors: Iterable[Tensor]) -> str | None:
     """Why code with first derivatives in reverse mode only cannot take these; None if it can."""
-    tensors = list(tensors)
-    if any(is_transformed(tensor) for tensor in tensors):
+    # Also where none of them is transformed: torch then refuses functions with a backward alone.
+    if torch._C._are_functorch_transforms_active():
         return "torch.func transforms"
     if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
         return "forward-mode derivatives"
     return None
+
+
+def refuse_export() -> None:
+    """Raise NotImplementedError where torch records a program that works without Python."""
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        raise NotImplementedError(
+            "a steady state cannot be exported or traced: which steps lead to it depends on the "
+            "values of the input; run it in Python, under torch.compile if you like"
+        )
 
 
 def _skips_values(tensor: Tensor) -> bool:
@@ -94,13 +106,26 @@ def check_positive(name: str, tensor: Tensor, *, allow_zero: bool = False) -> No
         raise ValueError(f"{name}: got a smallest value of {smallest:g}, expected {kind} values")
 
 
+def _plain(value: Any) -> Any:
+    """A number of numpy's, also as an array without dimensions, as Python's own."""
+    scalar = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    return value.item() if scalar else value
+
+
 def check_number(
     name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False
 ) -> float:
-    """``value`` as a finite float within ``[low, high]`` (``(low, high]`` if ``open_low``)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """``value`` as a finite float within ``[low, high]`` (``(low, high]`` if ``open_low``).
+
+    Any real number will do, numpy's too, but no bool and no tensor, which may have a gradient.
+    """
+    plain = _plain(value)
+    if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
         raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected a number")
-    number = float(value)
+    try:
+        number = float(plain)
+    except OverflowError:
+        number = math.inf
     inside = low < number <= high if open_low else low <= number <= high
     if not (math.isfinite(number) and inside):
         bracket = "(" if open_low else "["
@@ -109,24 +134,26 @@ def check_number(
 
 
 def check_positive_int(name: str, value: Any) -> int:
-    """``value`` as an int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """``value`` as an int of at least 1; any integer will do, numpy's too, but no bool."""
+    plain = _plain(value)
+    if isinstance(plain, bool) or not isinstance(plain, numbers.Integral):
         raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected an int")
-    if value < 1:
+    if plain < 1:
         raise ValueError(f"{name}: got {value}, expected an int of at least 1")
-    return value
+    return int(plain)
 
 
 def check_bool(name: str, value: Any) -> bool:
-    """``value`` if it is True or False."""
-    if not isinstance(value, bool):
+    """``value`` if it is True or False, numpy's too."""
+    plain = _plain(value)
+    if not isinstance(plain, bool):
         raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected True or False")
-    return value
+    return plain
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     """``value`` if it is one of ``choices``."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         expected = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name}: got {value!r}, expected one of {expected}")
     return str(value)

@@ -1,5 +1,9 @@
-"""By what a steady state is computed: torch everywhere, or CUDA kernels where they apply."""
+"""By what a steady state is computed: torch everywhere, or CUDA kernels where they apply.
 
+They apply where they can take the tensors and have passed their self-check on the device.
+"""
+
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,8 +12,9 @@ from torch import Tensor
 from ._triton import kernel_refusal
 from ._validation import refuse_transforms
 from .cuda import LARGEST_SIZE
+from .cuda.self_check import steady_state_failure
 
-__all__ = ["BACKENDS", "Choice", "choose"]
+__all__ = ["BACKENDS", "Choice", "choose", "choose_part", "with_parts"]
 
 BACKENDS = ("auto", "torch", "cuda")
 
@@ -29,6 +34,7 @@ def choose(
     normalization_weight: Tensor,
     others: tuple[Tensor, ...],
     exponent: float,
+    rectified: bool,
 ) -> Choice:
     """The backend of that name, or with ``"auto"`` the fastest that can solve such circuits.
 
@@ -43,6 +49,12 @@ def choose(
         solver, input_drive, recurrent_weight, normalization_weight, others, exponent
     )
     if refusal is None:
+        tensors = (input_drive, recurrent_weight, normalization_weight, *others)
+        differentiated = torch.is_grad_enabled() and any(
+            tensor is not None and tensor.requires_grad for tensor in tensors
+        )
+        refusal = steady_state_failure(input_drive, rectified, differentiated)
+    if refusal is None:
         return Choice("cuda", "named" if name == "cuda" else "first choice")
     if name == "cuda":
         raise RuntimeError(
@@ -50,6 +62,41 @@ def choose(
             "expected 'torch' or 'auto' here"
         )
     return Choice("torch", f"cuda does not support {refusal}")
+
+
+def choose_part(
+    name: str, part: str, refusal: str | None, self_check: Callable[[], str | None]
+) -> Choice:
+    """By what a part of a module is computed that has a kernel of its own.
+
+    Torch takes what the kernel cannot, also where the module's backend is ``"cuda"``; ``refusal``
+    says why the kernel cannot.
+
+    Raises:
+        RuntimeError: The named backend is ``"cuda"``, and the kernel fails its self-check.
+    """
+    if name == "torch":
+        return Choice(name, "named")
+    if refusal is not None:
+        return Choice("torch", f"cuda does not support {refusal}")
+    if (failure := self_check()) is not None:
+        if name == "cuda":
+            raise RuntimeError(
+                f"backend: got 'cuda', which does not support {failure}; "
+                f"expected 'torch' or 'auto' here, for the {part}"
+            )
+        return Choice("torch", f"cuda does not support {failure}")
+    return Choice("cuda", "named" if name == "cuda" else "first choice")
+
+
+def with_parts(whole: Choice, parts: dict[str, Choice]) -> Choice:
+    """``whole``; where a part is computed otherwise, or for another reason, this says so."""
+    told = [
+        f"; its {part} by {choice.backend} ({choice.reason})"
+        for part, choice in parts.items()
+        if choice != whole
+    ]
+    return whole._replace(reason=whole.reason + "".join(told))
 
 
 def _refusal(

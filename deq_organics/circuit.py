@@ -353,11 +353,13 @@ class Circuit:
         )
         y, a, residual, iterations, status, reached, period, time = solution
         converged = status == Status.CONVERGED
+        # Before NaN is put in, so that none flows back.
+        rates = equations.firing_rate(y, self.exponent)
         if on_failure != "ignore" and not physical(converged).all():
             report_failures(status, on_failure, period, time)
-            y = torch.where(converged.unsqueeze(-1), y, torch.nan)
-            a = torch.where(converged.unsqueeze(-1), a, torch.nan)
-        rates = equations.firing_rate(y, self.exponent)
+            y, a, rates = (
+                torch.where(converged.unsqueeze(-1), part, torch.nan) for part in (y, a, rates)
+            )
         return SteadyState(
             y, a, rates, converged, residual, iterations, status, reached, period, time
         )
@@ -405,6 +407,7 @@ class Circuit:
             self.normalization_weight,
             (self.semisaturation, self.tau_y, self.tau_a),
             self.exponent,
+            self.rectified,
         )
 
     def flatten(self) -> Problem:

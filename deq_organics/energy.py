@@ -17,6 +17,9 @@ class _Terms(NamedTuple):
     """What the energy is made of at the steady state, each ``(..., n)``."""
 
     weight: Tensor
+    """``t``; 0 where a neuron does not count."""
+    drive: Tensor
+    """The input drive; 1 where a neuron does not count."""
     y: Tensor
     a: Tensor
     s: Tensor
@@ -43,9 +46,11 @@ def energy(circuit: Circuit, y: Tensor, a: Tensor) -> Tensor:
         check_finite(name, tensor)
     s = circuit.firing_rates(y, a)[2]
     terms = _terms(circuit)
-    reconstruction = s * equations.drive(y, circuit.rectified) - circuit.input_drive
-    bracket = terms.balance * (y - terms.y).square() + reconstruction.square()
-    return (terms.weight * bracket).sum(-1)
+    # In units of the drive before it is squared: the squares of small ones would be zero.
+    reconstruction = (s * equations.drive(y, circuit.rectified) - circuit.input_drive) / terms.drive
+    response = (y - terms.y) / terms.drive
+    bracket = terms.balance * response.square() + reconstruction.square()
+    return (terms.weight * terms.a.square() * bracket).sum(-1)
 
 
 def energy_form(circuit: Circuit) -> Tensor:
@@ -57,11 +62,11 @@ def energy_form(circuit: Circuit) -> Tensor:
     Raises:
         ValueError: The circuit has recurrent weights other than None.
     """
-    terms = _terms(circuit)
-    slope = circuit.input_drive / (circuit.exponent * terms.a)
-    yy = torch.diag_embed(terms.weight * (terms.balance + terms.s.square()))
-    ya = torch.diag_embed(terms.weight * terms.s * slope)
-    aa = torch.diag_embed(terms.weight * slope.square())
+    terms, m = _terms(circuit), circuit.exponent
+    ratio = terms.a / terms.drive
+    yy = torch.diag_embed(terms.weight * (terms.balance + terms.s.square()) * ratio * ratio)
+    ya = torch.diag_embed(terms.weight * terms.s * ratio / m)
+    aa = torch.diag_embed(terms.weight / (m * m))
     return torch.cat([torch.cat([yy, ya], -1), torch.cat([ya, aa], -1)], -2)
 
 
@@ -71,5 +76,5 @@ def _terms(circuit: Circuit) -> _Terms:
     d = circuit.input_drive.expand_as(y)
     driven = d > 0 if circuit.rectified else d != 0
     t = m_matrix_certificate(circuit).lyapunov_diagonal.to(y)
-    weight = t * (a / torch.where(driven, d, 1.0)).square()
-    return _Terms(torch.where(driven, weight, 0.0), y, a, s, s * (circuit.tau_y / circuit.tau_a))
+    weight, drive = torch.where(driven, t, 0.0), torch.where(driven, d, 1.0)
+    return _Terms(weight, drive, y, a, s, s * (circuit.tau_y / circuit.tau_a))

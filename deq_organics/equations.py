@@ -52,8 +52,19 @@ def matvec(matrix: Tensor | None, vector: Tensor) -> Tensor:
 
 
 def power(x: Tensor, exponent: float) -> Tensor:
-    """``|x|^exponent``, elementwise, for exponents of at least 1."""
-    return x * x if exponent == 2.0 else x.abs().pow(exponent)
+    """``|x|^exponent``, elementwise.
+
+    Where ``x = 0`` and the exponent is not even, all derivatives are 0. So is each that exists
+    there. Those of a higher order than the exponent are infinite there, for instance the second one
+    for exponents between 1 and 2, and left out: the rectified ``x`` of a silent neuron has none.
+    """
+    if exponent == 2.0:
+        return x * x
+    if exponent % 2.0 == 0.0:
+        return x.pow(exponent)
+    zero = x == 0
+    # The stand-in keeps infinite derivatives, times 0, out of the others.
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x).abs().pow(exponent))
 
 
 def firing_rate(y: Tensor, exponent: float = 2.0) -> Tensor:
@@ -185,8 +196,10 @@ def linearize(
     slope_a = torch.where(positive, s / (exponent * torch.where(positive, a, 1.0)), 0.0)
     if exponent == 2.0:
         excitation = 2.0 * active * torch.relu(a)
+    elif exponent % 2.0 == 0.0:
+        excitation = exponent * active.pow(exponent - 1.0) * torch.relu(a)
     else:
-        excitation = exponent * active.abs().pow(exponent - 1.0) * active.sign() * torch.relu(a)
+        excitation = exponent * power(active, exponent - 1.0) * active.sign() * torch.relu(a)
     return Linearization(
         gain=1.0 - s,
         slope=(y > 0).to(y.dtype) if rectified else None,

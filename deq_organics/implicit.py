@@ -5,7 +5,6 @@ steady state ``x``, ``dx = -J^-1 dF``. The reverse mode solves the adjoint equat
 does not depend on how many iterations the forward solve took.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,8 @@ from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
 from . import cuda, equations
-from ._validation import check_finite, is_transformed, physical
+from ._validation import check_finite, is_transformed, physical, refuse_export
+from ._warnings import warn_caller
 from .adjoint import (
     adjoint_residual,
     solve_adjoint_dense,
@@ -46,8 +46,8 @@ class SolveOptions(NamedTuple):
     raise_on_failure: bool
     shared: cuda.Shared | None
     """For the CUDA kernels; None to solve by torch."""
-    check_values: Callable[[], None]
-    """Raises where an argument's values are not valid."""
+    check_values: Callable[[], None] | None
+    """Raises where an argument's values are not valid; None after the solve."""
 
 
 def _problem(options: SolveOptions, *tensors: Any) -> Problem:
@@ -81,7 +81,8 @@ def _solve_by_kernels(problem: Problem, options: SolveOptions) -> Solution:
     # The host waits for the device here.
     left = (~settled.cpu()).nonzero().squeeze(-1)
     if left.numel():
-        options.check_values()
+        if options.check_values is not None:
+            options.check_values()
         left = left.to(settled.device)
         for part, again in zip(solution, _solve(problem.select(left), options), strict=True):
             part[left] = again
@@ -112,7 +113,8 @@ class _SteadyState(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.options = inputs[0]
+        # The check of values holds on to the input and its graph, and has done its work.
+        ctx.options = inputs[0]._replace(check_values=None)
         y, a, _, _, status, *_ = output
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
@@ -121,13 +123,16 @@ class _SteadyState(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        with equations.full_precision(ctx.saved_tensors[0]):
-            return _pull_back(ctx, grads)
+        # Read once: a checkpoint computes the saved tensors anew for each reading, but only once.
+        saved = ctx.saved_tensors
+        with equations.full_precision(saved[0]):
+            return _pull_back(ctx.options, saved, grads, ctx.needs_input_grad)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
-        with equations.full_precision(ctx.saved_tensors[0]):
-            return _push_forward(ctx, tangents)
+        saved = ctx.saved_tensors
+        with equations.full_precision(saved[0]):
+            return _push_forward(ctx.options, saved, tangents)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, tuple[int, ...]]:
@@ -151,11 +156,15 @@ class _SteadyState(torch.autograd.Function):
         return _SteadyState.apply(*moved), (0,) * len(Solution._fields)
 
 
-def _pull_back(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+def _pull_back(
+    options: SolveOptions,
+    saved: tuple[Any, ...],
+    grads: tuple[Tensor | None, ...],
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
     """Gradients of the inputs from those of ``y`` and ``a``."""
-    *tensors, y, a, status = ctx.saved_tensors
+    *tensors, y, a, status = saved
     d, c, wr, w = tensors[:4]
-    options: SolveOptions = ctx.options
     problem = _problem(options, *tensors)
     n = d.shape[-1]
     flat = [None if grad is None else grad.reshape(-1, n) for grad in grads[:2]]
@@ -168,7 +177,6 @@ def _pull_back(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | Non
     else:
         adjoint = _adjoint(*arguments)
     lam_y, lam_a = adjoint.y.reshape(d.shape), adjoint.a.reshape(d.shape)
-    needs = ctx.needs_input_grad
     grad_wr = grad_w = None
     if needs[3] and wr is not None:
         active = equations.drive(y, options.rectified)
@@ -197,12 +205,16 @@ def _adjoint(
     """The adjoint of ``(g_y, g_a)``, each ``(B, n)``, by torch."""
     parts = [torch.zeros_like(y) if part is None else part for part in (g_y, g_a)]
     # What did not converge is no steady state: it has no gradient and must not spoil others'.
-    solved = (status == Status.CONVERGED).unsqueeze(-1)
-    g = torch.where(solved, torch.cat(parts, -1), 0.0)
-    adjoint_y, adjoint_a = _solve_adjoint(problem, y, a, g, options).chunk(2, -1)
+    # A cotangent that is not finite gives NaN: it tells of something else, outside.
+    unsolved = status != Status.CONVERGED
+    g = torch.cat(parts, -1)
+    broken = ~(unsolved | torch.isfinite(g).all(-1))
+    y, a, g = _without(unsolved | broken, y, a, g)
+    adjoint = _solve_adjoint(problem, y, a, g, options)
+    adjoint_y, adjoint_a = torch.where(broken.unsqueeze(-1), torch.nan, adjoint).chunk(2, -1)
     gained = (1.0 - equations.inhibitory_firing_rate(a, options.exponent)) * adjoint_y
     pooled = equations.normalization_pool(y, a, options.exponent, options.rectified)
-    return cuda.Adjoint(adjoint_y, adjoint_a, gained, pooled, torch.zeros_like(solved[:, 0]))
+    return cuda.Adjoint(adjoint_y, adjoint_a, gained, pooled, torch.zeros_like(unsolved))
 
 
 def _adjoint_by_kernels(
@@ -231,11 +243,12 @@ def _adjoint_by_kernels(
     return adjoint
 
 
-def _push_forward(ctx: Any, tangents: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
+def _push_forward(
+    options: SolveOptions, saved: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Tensor | None, ...]:
     """Tangents of ``y`` and ``a`` from those of the inputs."""
     _refuse_nested_forward_mode()
-    *tensors, y, a, status = ctx.saved_tensors
-    options: SolveOptions = ctx.options
+    *tensors, y, a, status = saved
     problem = _problem(options, *tensors)
     n = y.shape[-1]
     d_t, c_t, wr_t, w_t = tangents[1:5]
@@ -252,14 +265,40 @@ def _push_forward(ctx: Any, tangents: tuple[Any, ...]) -> tuple[Tensor | None, .
         s = equations.inhibitory_firing_rate(a, options.exponent)
         normalized = equations.drive(y, options.rectified) * s
         flow_a = flow_a + equations.pooled_power(w_t, normalized, options.exponent)
-    solved = (status == Status.CONVERGED).reshape(-1, 1)
-    flow = torch.where(solved, torch.cat([flow_y, flow_a], -1).reshape(-1, 2 * n), 0.0)
-    jacobian = problem.jacobian(y.reshape(-1, n), a.reshape(-1, n), unit_tau=True)
-    tangent = torch.linalg.solve_ex(jacobian, -flow)[0]
-    failed = ~(tangent_residual(jacobian, tangent, flow) <= _accepted_error(options, flow))
-    tangent_y, tangent_a = _drop_failed(tangent, failed, options).chunk(2, -1)
+    unsolved = (status != Status.CONVERGED).reshape(-1)
+    flow = torch.cat([flow_y, flow_a], -1).reshape(-1, 2 * n)
+    broken = ~(unsolved | torch.isfinite(flow).all(-1))
+    state = _without(unsolved | broken, y.reshape(-1, n), a.reshape(-1, n), flow)
+    tangent, error = _solve_tangent(problem, *state)
+    failed = ~(error <= _accepted_error(options, flow))
+    if _report_failed(failed, options):
+        tangent, _ = _solve_tangent(problem, *_without(failed, *state))
+    tangent_y, tangent_a = torch.where(broken.unsqueeze(-1), torch.nan, tangent).chunk(2, -1)
     tangent_y, tangent_a = tangent_y.reshape(y.shape), tangent_a.reshape(a.shape)
     return _contiguous(tangent_y), _contiguous(tangent_a), *[None] * (len(Solution._fields) - 2)
+
+
+def _solve_tangent(problem: Problem, y: Tensor, a: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+    """``-J^-1 flow``, ``(B, 2n)``, and its relative residual ``(B,)``."""
+    jacobian = problem.jacobian(y, a, unit_tau=True)
+    tangent = torch.linalg.solve_ex(jacobian, -flow)[0]
+    return tangent, tangent_residual(jacobian, tangent, flow)
+
+
+def _without(
+    left_out: Tensor, y: Tensor, a: Tensor, right_side: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """States ``(B, n)`` and a right-hand side, with trivial ones for some circuits.
+
+    With ``y = 0``, ``a = 1`` the Jacobian is ``-I``: these circuits' linear system, and all its
+    derivatives, give 0, where that of their own state may give NaN.
+    """
+    left_out = left_out.unsqueeze(-1)
+    return (
+        torch.where(left_out, 0.0, y),
+        torch.where(left_out, 1.0, a),
+        torch.where(left_out, 0.0, right_side),
+    )
 
 
 def _refuse_nested_forward_mode() -> None:
@@ -299,6 +338,9 @@ def _solve_adjoint(
         # The dense solve has no loop that depends on values, and differentiates.
         adjoint = solve_adjoint_dense(problem, y, a, g)
         error = adjoint_residual(problem, y, a, adjoint, g, direct=True)
+        failed = ~(error <= accepted)
+        if _report_failed(failed, options):
+            adjoint = solve_adjoint_dense(problem, *_without(failed, y, a, g))
     else:
         adjoint, error = solve_adjoint_iteratively(problem, y, a, g, 0.5 * accepted)
         unsolved = (~(error <= accepted)).nonzero().squeeze(-1)
@@ -308,7 +350,10 @@ def _solve_adjoint(
             dense = solve_adjoint_dense(part, y[left], a[left], g[left])
             adjoint[left] = dense
             error[left] = adjoint_residual(part, y[left], a[left], dense, g[left], direct=True)
-    return _drop_failed(adjoint, ~(error <= accepted), options)
+        failed = ~(error <= accepted)
+        if _report_failed(failed, options):
+            adjoint = torch.where(failed.unsqueeze(-1), 0.0, adjoint)
+    return adjoint
 
 
 def _accepted_error(options: SolveOptions, like: Tensor) -> float:
@@ -316,17 +361,20 @@ def _accepted_error(options: SolveOptions, like: Tensor) -> float:
     return max(options.tol, 512.0 * torch.finfo(like.dtype).eps)
 
 
-def _drop_failed(adjoint: Tensor, failed: Tensor, options: SolveOptions) -> Tensor:
-    count = int(physical(failed).sum())
-    if count:
-        message = (
-            f"the adjoint equation of {count} of {physical(failed).numel()} circuits could not be "
-            "solved (their Jacobian is close to singular)"
-        )
-        if options.raise_on_failure:
-            raise SteadyStateError(message)
-        warnings.warn(f"{message}; their gradient is left out", AdjointWarning, stacklevel=3)
-    return torch.where(failed.unsqueeze(-1), 0.0, adjoint)
+def _report_failed(failed: Tensor, options: SolveOptions) -> bool:
+    """Warn or raise where a linear system could not be solved; whether there are any."""
+    failed = physical(failed)
+    count = int(failed.sum())
+    if count == 0:
+        return False
+    message = (
+        f"the adjoint equation of {count} of {failed.numel()} circuits could not be solved "
+        "(their Jacobian is close to singular)"
+    )
+    if options.raise_on_failure:
+        raise SteadyStateError(message)
+    warn_caller(f"{message}; their gradient is left out", AdjointWarning)
+    return True
 
 
 def steady_state_function(
@@ -344,6 +392,7 @@ def steady_state_function(
     With a ``start``, ``y`` and ``a`` that broadcast to the shape of ``input_drive``, it is where
     the dynamics from there end.
     """
+    refuse_export()
     tensors = (
         input_drive,
         semisaturation,

@@ -1,25 +1,37 @@
 """ORGaNICs as a layer for static inputs: a deep equilibrium model with a stable steady state."""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
+from ._saved_options import Option, SavesOptions
 from ._validation import (
     as_float_tensor,
+    check_all_finite,
     check_bool,
     check_choice,
     check_finite,
     check_number,
     check_positive,
     check_positive_int,
+    refuse_export,
 )
-from .backends import BACKENDS, Choice
+from .backends import BACKENDS, Choice, choose_part, with_parts
 from .circuit import Circuit
-from .cuda.drive import applies, gated_drive
-from .parametrizations import Nonnegative, Positive, SingularValueBound, UnitInterval
+from .constrained import HoldsConstrained
+from .cuda import drive as drive_kernels
+from .cuda.drive import gated_drive
+from .parametrizations import (
+    Nonnegative,
+    Positive,
+    SingularValueBound,
+    UnitInterval,
+    bound_choice,
+    set_bounds_backend,
+)
 from .steady_state import SteadyState, check_solve_options
 
 __all__ = ["ORGaNICsDEQ"]
@@ -28,7 +40,7 @@ _RECURRENCES = ("identity", "spectral", "unconstrained")
 _INPUT_GAINS = ("attention", "tied")
 
 
-class ORGaNICsDEQ(nn.Module):
+class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
     r"""Steady-state firing rates of an ORGaNICs circuit that a static input drives.
 
     From an input ``x`` the layer computes the input drive ``z = Wzx x``, scaled to length 1, and
@@ -114,68 +126,91 @@ class ORGaNICsDEQ(nn.Module):
         self.check_stability = check_bool("check_stability", check_stability)
         self.max_singular_value = check_number("max_singular_value", max_singular_value, low=1.0)
         check_solve_options(solver, tol, max_iter, on_failure)
-        self.backend = check_choice("backend", backend, BACKENDS)
+        self.backend = backend
         self.solver, self.tol, self.max_iter, self.on_failure = solver, tol, max_iter, on_failure
-        self._initial_semisaturation = check_number(
-            "semisaturation", semisaturation, low=0.0, open_low=True
-        )
         factory: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
         if not (isinstance(factory["dtype"], torch.dtype) and factory["dtype"].is_floating_point):
             raise TypeError(f"dtype: got {dtype!r}, expected a floating-point torch.dtype")
 
-        n = hidden_size
-        self.input_weight = nn.Parameter(torch.empty(n, input_size, **factory))
+        n = self.hidden_size
+        # What reset_parameters() needs where the tensors were made without values.
+        self._constants = {
+            "semisaturation": check_number(
+                "semisaturation", semisaturation, low=0.0, open_low=True
+            ),
+            "tau_y": _time_constant("tau_y", tau_y, n),
+            "tau_a": _time_constant("tau_a", tau_a, n),
+        }
+        self.input_weight = nn.Parameter(torch.empty(n, self.input_size, **factory))
         if input_gain == "attention":
-            self.gain_weight = nn.Parameter(torch.empty(n, input_size, **factory))
+            self.gain_weight = nn.Parameter(torch.empty(n, self.input_size, **factory))
         else:
             self.register_parameter("gain_weight", None)
         self.baseline_gain = nn.Parameter(torch.full((n,), 0.5, **factory))
-        sigma = torch.full((n,), self._initial_semisaturation, **factory)
         if learn_semisaturation:
-            self.semisaturation = nn.Parameter(sigma)
+            self.semisaturation = nn.Parameter(torch.ones(n, **factory))
         else:
-            self.register_buffer("semisaturation", sigma)
+            self.register_buffer("semisaturation", torch.empty(n, **factory))
         self.normalization_weight = nn.Parameter(torch.ones(n, n, **factory))
         if recurrence == "identity":
             self.register_parameter("recurrent_weight", None)
         else:
             self.recurrent_weight = nn.Parameter(torch.eye(n, **factory))
-        for name, tau in (("tau_y", tau_y), ("tau_a", tau_a)):
-            self.register_buffer(name, _time_constant(name, tau, n, factory))
+        for name in ("tau_y", "tau_a"):
+            self.register_buffer(name, torch.empty(n, **factory))
 
-        parametrize.register_parametrization(self, "baseline_gain", UnitInterval())
-        parametrize.register_parametrization(self, "normalization_weight", Nonnegative())
+        self.constrain("baseline_gain", UnitInterval("baseline_gain"))
+        self.constrain("normalization_weight", Nonnegative("normalization_weight"))
         if learn_semisaturation:
-            parametrize.register_parametrization(self, "semisaturation", Positive())
+            self.constrain("semisaturation", Positive("semisaturation"))
         if recurrence == "spectral":
-            parametrize.register_parametrization(
-                self, "recurrent_weight", SingularValueBound(self.max_singular_value)
-            )
+            bound = SingularValueBound(self.max_singular_value, "recurrent_weight", backend)
+            self.constrain("recurrent_weight", bound)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, as in the paper's Table 4.
+        """Draw the weights anew, as in the paper's Table 4, and set what is fixed as given.
 
         ``Wzx`` and ``Wbx`` are uniform in ``+-1/sqrt(input_size)``, ``b0 = 1/2``, ``log W``
-        uniform in ``(-1, 0)`` with diagonal 0, ``Wr = I``.
+        uniform in ``(-1, 0)`` with diagonal 0, ``Wr = I``; ``sigma`` and the time constants are
+        those of the constructor. Needs no earlier values, so that it completes
+        ``to_empty(device=...)``.
+
+        Raises:
+            ValueError: A time constant was given as a tensor without values (on meta).
         """
+        n, like = self.hidden_size, self.input_weight
+        factory: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
         bound = 1.0 / math.sqrt(self.input_size)
-        with torch.no_grad():
-            nn.init.uniform_(self.input_weight, -bound, bound)
-            if self.gain_weight is not None:
-                nn.init.uniform_(self.gain_weight, -bound, bound)
-            like = self.baseline_gain
-            self.baseline_gain = torch.full_like(like, 0.5)
-            log_weight = torch.empty_like(self.normalization_weight).uniform_(-1.0, 0.0)
-            self.normalization_weight = log_weight.fill_diagonal_(0.0).exp()
-            if self.learn_semisaturation:
-                self.semisaturation = torch.full_like(like, self._initial_semisaturation)
-            if self.recurrence == "spectral":
-                self.recurrent_weight = torch.eye(
-                    self.hidden_size, dtype=like.dtype, device=like.device
+        for name in ("input_weight", "gain_weight"):
+            if name == "input_weight" or self.input_gain == "attention":
+                drawn = torch.empty(n, self.input_size, **factory).uniform_(-bound, bound)
+                self.fill(name, drawn)
+        log_weight = torch.empty(n, n, **factory).uniform_(-1.0, 0.0)
+        self.fill("normalization_weight", log_weight.fill_diagonal_(0.0).exp())
+        self.fill("baseline_gain", torch.full((n,), 0.5, **factory))
+        if self.recurrence != "identity":
+            self.fill("recurrent_weight", torch.eye(n, **factory))
+        for name, value in self._constants.items():
+            if value is None and not like.is_meta:
+                raise ValueError(
+                    f"{name}: got a tensor on meta at construction, expected one with values"
                 )
-            elif self.recurrent_weight is not None:
-                nn.init.eye_(self.recurrent_weight)
+            if value is not None:
+                self.fill(name, torch.tensor(value, **factory).expand(n))
+
+    def shaping_options(self) -> dict[str, Option]:
+        """The options that the state dict keeps: those on which the rates depend."""
+        bounded = self.recurrence == "spectral"
+        return {
+            "recurrence": self.recurrence,
+            "input_gain": self.input_gain,
+            "normalize_drive": self.normalize_drive,
+            "learn_semisaturation": self.learn_semisaturation,
+            "max_singular_value": self.max_singular_value if bounded else None,
+            "exponent": self.exponent,
+            "rectified": self.rectified,
+        }
 
     def circuit(self, x: Tensor) -> Circuit:
         """The circuits that inputs ``x`` of shape ``(*, input_size)`` drive, one per input.
@@ -185,9 +220,8 @@ class ORGaNICsDEQ(nn.Module):
             ValueError: Its last dimension, dtype or device does not fit, or it is not finite.
         """
         self._check_input(x)
-        check_finite("x", x)
         circuit = self._circuit(x)
-        circuit._check_values()
+        self._check_values(x, circuit)
         return circuit
 
     def _circuit(self, x: Tensor) -> Circuit:
@@ -217,11 +251,6 @@ class ORGaNICsDEQ(nn.Module):
         """Steady states for inputs ``x`` of shape ``(*, input_size)``, with their diagnostics."""
         self._check_input(x)
         circuit = self._circuit(x)
-
-        def check_values() -> None:
-            check_finite("x", x)
-            circuit._check_values()
-
         return circuit._solve(
             self.solver,
             self.tol,
@@ -229,31 +258,59 @@ class ORGaNICsDEQ(nn.Module):
             self.on_failure,
             self.check_stability,
             self.backend,
-            check_values,
+            partial(self._check_values, x, circuit),
+        )
+
+    @property
+    def backend(self) -> str:
+        """By what steady states, the gated input drive and the bound of ``Wr`` are computed."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, name: str) -> None:
+        self._backend = check_choice("backend", name, BACKENDS)
+        set_bounds_backend(self, self._backend)
+
+    def _gate_choice(self, drive: Tensor, logit: Tensor) -> Choice:
+        """By what the gated drive is computed, and why."""
+        refusal = None if self.backend == "torch" else drive_kernels.refusal(drive, logit)
+        return choose_part(
+            self.backend, "input drive", refusal, lambda: drive_kernels.self_check(drive)
         )
 
     def _gate(self, drive: Tensor, logit: Tensor) -> Tensor:
         """``sigmoid(logit)`` times the drive, of length 1 with ``normalize_drive``."""
         if not self.normalize_drive:
             return logit.sigmoid() * drive
-        if self.backend != "torch" and applies(drive, logit):
+        if self._gate_choice(drive, logit).backend == "cuda":
             return gated_drive(drive, logit, _gated_drive)
         return _gated_drive(drive, logit)
 
     def backend_for(self, x: Tensor) -> Choice:
-        """Which backend solves for inputs ``x``, and why.
+        """Which backend solves for inputs ``x``, and why; also of parts that another one computes.
 
         Raises:
             RuntimeError: The backend named at construction does not apply.
         """
         self._check_input(x)
-        return self._circuit(x).backend_for(self.solver, self.backend)
+        circuit = self._circuit(x)
+        whole = circuit.backend_for(self.solver, self.backend)
+        parts = {}
+        if self.gain_weight is not None and self.normalize_drive:
+            # The drive and the logit of the gain are alike in all that counts.
+            like = circuit.input_drive
+            parts["input drive"] = self._gate_choice(like, like)
+        return with_parts(whole, parts | bound_choice(self))
 
     def forward(self, x: Tensor) -> Tensor:
         """Firing rates ``(*, hidden_size)`` of the principal neurons for ``x`` ``(*, input_size)``.
 
         In the dtype of the parameters; under autocast that of the solve, float32.
+
+        Raises:
+            NotImplementedError: ``torch.export`` or ``torch.jit.trace`` records the call.
         """
+        refuse_export()
         rates = self.steady_state(x).rates
         return rates.to(self.input_weight.dtype)
 
@@ -272,6 +329,18 @@ class ORGaNICsDEQ(nn.Module):
                 parts.append(f"{name}={value!r}")
         return ", ".join(parts)
 
+    def _check_values(self, x: Tensor, circuit: Circuit) -> None:
+        """Raise ValueError for values that no circuit can have; the message says whose they are."""
+        check_finite("x", x)
+        named = self.named_parameters()
+        check_all_finite(
+            {
+                name.removeprefix("parametrizations.").removesuffix(".original"): parameter
+                for name, parameter in named
+            }
+        )
+        circuit._check_values()
+
     def _check_input(self, x: Tensor) -> None:
         as_float_tensor("x", x)
         if x.ndim == 0 or x.shape[-1] != self.input_size:
@@ -283,13 +352,14 @@ class ORGaNICsDEQ(nn.Module):
             raise ValueError(f"x: got {x.dtype}, expected {weight.dtype} as the layer's parameters")
 
 
-def _time_constant(name: str, tau: float | Tensor, n: int, factory: dict[str, Any]) -> Tensor:
+def _time_constant(name: str, tau: float | Tensor, n: int) -> float | list[float] | None:
+    """The values of a time constant, one or ``n``; None where a tensor on meta has none."""
     if not isinstance(tau, Tensor):
-        return torch.full((n,), check_number(name, tau, low=0.0, open_low=True), **factory)
+        return check_number(name, tau, low=0.0, open_low=True)
     if tau.shape not in ((), (n,)):
         raise ValueError(f"{name}: got shape {tuple(tau.shape)}, expected a number or ({n},)")
     check_positive(name, as_float_tensor(name, tau))
-    return tau.detach().to(**factory).expand(n).clone()
+    return None if tau.is_meta else tau.tolist()
 
 
 def _gated_drive(drive: Tensor, logit: Tensor) -> Tensor:
@@ -297,9 +367,11 @@ def _gated_drive(drive: Tensor, logit: Tensor) -> Tensor:
 
 
 def _unit_length(vector: Tensor) -> Tensor:
-    """``vector`` scaled to Euclidean length 1; a zero vector stays zero."""
+    """``vector`` scaled to Euclidean length 1; a zero vector stays zero, with derivative zero."""
     # Scaled first, so that the squares neither overflow nor underflow.
     largest = vector.detach().abs().amax(-1, keepdim=True)
-    vector = vector / torch.where(largest > 0, largest, 1.0)
+    zero = largest == 0
+    # The length of a zero vector has no derivative; a stand-in keeps its NaN out of second ones.
+    vector = torch.where(zero, 1.0, vector / torch.where(zero, 1.0, largest))
     length = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
-    return vector / torch.where(length > 0, length, 1.0)
+    return torch.where(zero, 0.0, vector / length)

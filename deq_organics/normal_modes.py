@@ -58,10 +58,10 @@ def normal_modes(circuit: Circuit) -> NormalModes:
     driven = driven.expand_as(y)
 
     common_s, common_a = s[..., 0], a[..., 0]
-    damping = common_s / tau_y + c / (tau_a * common_a)
-    stiffness = common_s / (tau_y * tau_a)
-    pool, frequency = _roots(damping, stiffness)
-    ratio = damping / (2.0 * stiffness.sqrt())
+    damping = common_s / tau_y + c / common_a / tau_a
+    rate = (common_s / tau_y).sqrt() / tau_a.sqrt()
+    ratio = damping / (2.0 * rate)
+    pool, frequency = _roots(ratio, rate)
 
     of_y = torch.where(driven, -s / tau_y.unsqueeze(-1), -1.0 / tau_y.unsqueeze(-1))
     of_a = (-1.0 / tau_a.unsqueeze(-1)).expand_as(of_y)
@@ -79,21 +79,20 @@ def normal_modes(circuit: Circuit) -> NormalModes:
     )
 
 
-def _roots(damping: Tensor, stiffness: Tensor) -> tuple[Tensor, Tensor]:
-    """Roots ``(..., 2)`` of ``l^2 + l damping + stiffness``, and the frequency in cycles."""
-    discriminant = damping * damping - 4.0 * stiffness
-    oscillates = discriminant < 0
+def _roots(ratio: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+    """Roots ``(..., 2)`` of ``l^2 + 2 ratio rate l + rate^2``, and the frequency in cycles."""
+    oscillates = ratio < 1
     # Where a square root is not taken it must not spoil the derivative.
-    real = torch.where(oscillates, 1.0, discriminant).sqrt()
-    imaginary = torch.where(oscillates, -discriminant, 1.0).sqrt()
-    fast = -0.5 * (damping + real)
-    zero = torch.zeros_like(damping)
+    real = torch.where(oscillates, 1.0, (ratio - 1.0) * (ratio + 1.0)).sqrt()
+    imaginary = torch.where(oscillates, (1.0 - ratio) * (1.0 + ratio), 1.0).sqrt()
+    zero = torch.zeros_like(ratio)
     first = torch.complex(
-        torch.where(oscillates, -0.5 * damping, stiffness / fast),
-        torch.where(oscillates, 0.5 * imaginary, zero),
+        torch.where(oscillates, -ratio * rate, -rate / (ratio + real)),
+        torch.where(oscillates, imaginary * rate, zero),
     )
-    second = torch.where(oscillates, first.conj(), torch.complex(fast, zero))
-    frequency = torch.where(oscillates, imaginary / (4.0 * math.pi), zero)
+    fast = torch.complex(-(ratio + real) * rate, zero)
+    second = torch.where(oscillates, first.conj(), fast)
+    frequency = torch.where(oscillates, imaginary * rate / (2.0 * math.pi), zero)
     return torch.stack([first, second], -1), frequency
 
 

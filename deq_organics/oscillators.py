@@ -52,12 +52,20 @@ def coupled_oscillators(circuit: Circuit) -> Oscillators:
         ValueError: The circuit has recurrent weights other than None.
     """
     y, a = circuit.closed_form()
-    linear = equations.linearize(y, a, None, circuit.exponent, circuit.rectified)
-    decay = 1.0 - (linear.gain if linear.slope is None else linear.gain * linear.slope)
-    tau_y, tau_a = circuit.tau_y, circuit.tau_a
-    normalization = circuit.normalization_weight * linear.pool.unsqueeze(-2) / tau_a.unsqueeze(-1)
+    weight, m, tau_a = circuit.normalization_weight, circuit.exponent, circuit.tau_a
+    decay = circuit.firing_rates(y, a)[2]
+    if circuit.rectified:
+        decay = torch.where(y > 0, decay, 1.0)
+    # 1 / tau_a minus the diagonal of W D(y+ + y-) / tau_a, without a difference that rounds to 0.
+    drive = equations.power(equations.drive(circuit.input_drive, circuit.rectified), m)
+    others = weight - torch.diag_embed(weight.diagonal(dim1=-2, dim2=-1))
+    with equations.full_precision(weight):
+        remainder = (circuit.semisaturation + equations.matvec(others, drive)) / a
+    pool = equations.power(equations.drive(y, circuit.rectified), m)
+    coupling = others * pool.unsqueeze(-2) / tau_a.unsqueeze(-1)
     return Oscillators(
-        torch.diag_embed(decay / tau_y + 1.0 / tau_a) - normalization, decay / (tau_y * tau_a)
+        torch.diag_embed(decay / circuit.tau_y + remainder / tau_a) - coupling,
+        decay / (circuit.tau_y * tau_a),
     )
 
 

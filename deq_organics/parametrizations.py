@@ -1,4 +1,4 @@
-"""Constraints on weights, for ``torch.nn.utils.parametrize``; shared by both packages.
+"""Constraints on weights, for :class:`HoldsConstrained` or ``torch.nn.utils.parametrize``.
 
 Each class has ``forward`` (from the free parameter to the constrained weight) and
 ``right_inverse`` (from an assigned weight to the parameter). A value that breaks the constraint
@@ -10,14 +10,26 @@ from torch import Tensor, nn
 
 from ._validation import (
     as_float_tensor,
+    check_choice,
     check_finite,
     check_number,
     check_positive,
     is_transformed,
 )
+from .backends import BACKENDS, Choice, choose_part
+from .constrained import Constrained
 from .cuda import singular_value
+from .spectral_norm import bounding_scale
 
-__all__ = ["Interval", "Nonnegative", "Positive", "SingularValueBound", "UnitInterval"]
+__all__ = [
+    "Interval",
+    "Nonnegative",
+    "Positive",
+    "SingularValueBound",
+    "UnitInterval",
+    "bound_choice",
+    "set_bounds_backend",
+]
 
 _SLACK = 1e-4
 
@@ -28,34 +40,64 @@ class SingularValueBound(nn.Module):
     A matrix above the bound is scaled down to it, one within the bound is left as it is. The
     singular value is exact (no state, no iteration that ends early), the same in training and
     evaluation: on a GPU to single precision for a float32 matrix of at most 128 rows, else computed
-    in double precision.
+    in double precision. :mod:`deq_organics.spectral_norm` says what its derivatives are where
+    singular values coincide or are the bound.
+
+    Args:
+        bound: The bound, positive.
+        name: What errors call the matrix.
+        backend: ``"torch"``, ``"cuda"`` or ``"auto"`` (a Triton kernel, where it can take the
+            matrix and passes its self-check; ``"cuda"`` raises where that fails).
     """
 
-    def __init__(self, bound: float = 1.0) -> None:
+    def __init__(self, bound: float = 1.0, name: str = "weight", backend: str = "auto") -> None:
         super().__init__()
         self.bound = check_number("bound", bound, low=0.0, open_low=True)
+        self.name = name
+        self.backend = check_choice("backend", backend, BACKENDS)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """``weight * min(1, bound / sigma_max(weight))``."""
-        if not weight.is_meta and not is_transformed(weight) and not torch.compiler.is_compiling():
-            if singular_value.applies(weight):
+        """``weight * min(1, bound / sigma_max(weight))``.
+
+        Raises:
+            ValueError: ``weight`` is not finite; compiled code returns NaN in place of the error.
+        """
+        if not (torch.compiler.is_compiling() or weight.is_meta or is_transformed(weight)):
+            if self.backend_for(weight).backend == "cuda":
                 return weight * singular_value.bounding_scale(weight, self.bound, self._scale)
             rows, columns = weight.detach().abs().sum(-1), weight.detach().abs().sum(-2)
             if bool((rows.amax(-1) * columns.amax(-1) <= self.bound**2).all()):
                 # Hoelder's inequality proves the bound: no singular value is needed.
                 return weight
+        check_finite(self.name, weight)
         return weight * self._scale(weight)
 
+    def backend_for(self, weight: Tensor) -> Choice:
+        """By what the singular value of this matrix is computed, and why.
+
+        Raises:
+            RuntimeError: The backend is ``"cuda"``, and the kernel fails its self-check.
+        """
+        refusal = None if self.backend == "torch" else singular_value.refusal(weight)
+        return choose_part(
+            self.backend,
+            "singular-value bound",
+            refusal,
+            lambda: singular_value.self_check(weight),
+        )
+
     def _scale(self, weight: Tensor) -> Tensor:
-        return self.bound / _largest_singular_value(weight, at_least=self.bound)
+        return bounding_scale(weight, self.bound)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """``weight`` itself; ValueError if its largest singular value exceeds the bound."""
-        check_finite("weight", as_float_tensor("weight", weight))
-        largest = 0.0 if weight.is_meta else float(_largest_singular_value(weight.detach()).max())
-        if largest > self.bound * (1.0 + _SLACK):
+        check_finite(self.name, as_float_tensor(self.name, weight))
+        scale = 1.0 if weight.is_meta else float(self._scale(weight.detach()).min())
+        # An orthogonal matrix in half precision exceeds 1 by the rounding of its entries.
+        slack = max(_SLACK, 4.0 * torch.finfo(weight.dtype).eps)
+        if scale < 1.0 / (1.0 + slack):
             raise ValueError(
-                f"weight: got a largest singular value of {largest:g}, "
+                f"{self.name}: got a largest singular value of {self.bound / scale:g}, "
                 f"expected at most {self.bound:g}"
             )
         return weight
@@ -64,18 +106,34 @@ class SingularValueBound(nn.Module):
         return f"bound={self.bound:g}"
 
 
-def _largest_singular_value(weight: Tensor, at_least: float = 0.0) -> Tensor:
-    """``max(sigma_max, at_least)`` of shape ``(..., 1, 1)``, with its gradient.
+def set_bounds_backend(module: nn.Module, backend: str) -> None:
+    """Let all singular-value bounds in a module be computed by ``backend``."""
+    for child in module.modules():
+        if isinstance(child, SingularValueBound):
+            child.backend = backend
 
-    From the largest eigenvalue of ``W^T W`` in double precision: float32's singular value
-    decomposition fails on matrices close to the identity, whose singular values all but coincide.
+
+def bound_choice(module: nn.Module) -> dict[str, Choice]:
+    """By what the singular-value bound in a module is computed; empty without one."""
+    for child in module.modules():
+        if isinstance(child, Constrained) and isinstance(child.constraint, SingularValueBound):
+            return {"singular-value bound": child.constraint.backend_for(child.original)}
+    return {}
+
+
+class _Elementwise(nn.Module):
+    """A constraint on each entry.
+
+    Args:
+        name: What errors call the weight.
     """
-    double = weight.double()
-    squared = torch.linalg.eigvalsh(double.mT @ double)[..., -1, None, None]
-    return squared.clamp_min(at_least**2).sqrt().to(weight.dtype)
+
+    def __init__(self, name: str = "value") -> None:
+        super().__init__()
+        self.name = name
 
 
-class Positive(nn.Module):
+class Positive(_Elementwise):
     """Positive values, ``exp(parameter)``."""
 
     def forward(self, log_value: Tensor) -> Tensor:
@@ -84,11 +142,11 @@ class Positive(nn.Module):
 
     def right_inverse(self, value: Tensor) -> Tensor:
         """``log(value)``; ValueError if a value is not positive."""
-        check_positive("value", as_float_tensor("value", value))
+        check_positive(self.name, as_float_tensor(self.name, value))
         return value.log()
 
 
-class Nonnegative(nn.Module):
+class Nonnegative(_Elementwise):
     """Nonnegative values, ``exp(parameter)`` as in the paper.
 
     An assigned zero becomes the dtype's smallest normal number (1e-38 in float32).
@@ -100,11 +158,11 @@ class Nonnegative(nn.Module):
 
     def right_inverse(self, value: Tensor) -> Tensor:
         """``log(value)``; ValueError if a value is negative."""
-        check_positive("value", as_float_tensor("value", value), allow_zero=True)
+        check_positive(self.name, as_float_tensor(self.name, value), allow_zero=True)
         return value.clamp_min(torch.finfo(value.dtype).tiny).log()
 
 
-class UnitInterval(nn.Module):
+class UnitInterval(_Elementwise):
     """Values in (0, 1), ``sigmoid(parameter)``."""
 
     def forward(self, logit: Tensor) -> Tensor:
@@ -113,18 +171,20 @@ class UnitInterval(nn.Module):
 
     def right_inverse(self, value: Tensor) -> Tensor:
         """``logit(value)``; ValueError if a value is not strictly between 0 and 1."""
-        check_positive("value", as_float_tensor("value", value))
+        check_positive(self.name, as_float_tensor(self.name, value))
         largest = float(value.max()) if value.numel() and not value.is_meta else 0.0
         if largest >= 1:
-            raise ValueError(f"value: got a largest value of {largest:g}, expected values below 1")
+            raise ValueError(
+                f"{self.name}: got a largest value of {largest:g}, expected values below 1"
+            )
         return value.logit()
 
 
 class Interval(UnitInterval):
     """Values in (low, high), ``low + (high - low) sigmoid(parameter)``."""
 
-    def __init__(self, low: float, high: float) -> None:
-        super().__init__()
+    def __init__(self, low: float, high: float, name: str = "value") -> None:
+        super().__init__(name)
         self.low = check_number("low", low)
         self.high = check_number("high", high, low=self.low, open_low=True)
 
@@ -134,11 +194,11 @@ class Interval(UnitInterval):
 
     def right_inverse(self, value: Tensor) -> Tensor:
         """``logit((value - low) / (high - low))``; ValueError for a value outside the interval."""
-        unit = (as_float_tensor("value", value) - self.low) / (self.high - self.low)
-        check_finite("value", unit)
+        unit = (as_float_tensor(self.name, value) - self.low) / (self.high - self.low)
+        check_finite(self.name, unit)
         if not value.is_meta and not bool(((unit > 0) & (unit < 1)).all()):
             raise ValueError(
-                f"value: got values from {float(value.min()):g} to {float(value.max()):g}, "
+                f"{self.name}: got values from {float(value.min()):g} to {float(value.max()):g}, "
                 f"expected values in ({self.low:g}, {self.high:g})"
             )
         return super().right_inverse(unit)

@@ -1,12 +1,12 @@
 """The record of a steady-state solve, and what happens when one fails."""
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ._validation import check_choice, check_number, check_positive_int, physical
+from ._warnings import warn_caller
 from .errors import SteadyStateError, SteadyStateWarning
 from .solvers import DEFAULT_MAX_ITER, MAX_STEPS, SOLVERS, Reached, Status
 
@@ -113,7 +113,7 @@ def report_failures(status: Tensor, on_failure: str, period: Tensor, time: Tenso
     message = f"no steady state for {failed} of {status.numel()} circuits ({reasons})"
     if on_failure == "error":
         raise SteadyStateError(message)
-    warnings.warn(f"{message}. Their states are NaN.", SteadyStateWarning, stacklevel=4)
+    warn_caller(f"{message}. Their states are NaN.", SteadyStateWarning)
 
 
 def _reasons(status: Tensor, period: Tensor, time: Tensor) -> list[str]:

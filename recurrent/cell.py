@@ -5,31 +5,35 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
+from deq_organics._saved_options import Option, SavesOptions
 from deq_organics._validation import (
-    as_float_tensor,
-    check_all_finite,
+    check_bool,
     check_choice,
-    check_finite,
     check_number,
     check_positive_int,
 )
+from deq_organics.constrained import HoldsConstrained
 from deq_organics.parametrizations import Interval, SingularValueBound, UnitInterval
 
+from .arguments import check_input, check_state
+from .bounded import SMALLEST_STEP, choose_box
 from .dynamics import GainParameters, Model, Parameters, State, euler_step
+from .precision import full_precision, state_type
 
 __all__ = ["ORGaNICsCell"]
 
-RECURRENCES = ("unconstrained", "spectral", "identity")
+RECURRENCES = ("unconstrained", "spectral", "identity", "bounded")
 INPUT_GAINS = ("dynamic", "fixed")
 RECTIFIERS = ("before_weights", "after_weights")
 
 # Largest entries of W where it starts: at 1 the slope of the sigmoid would be 0.
 _SMALLEST_START, _LARGEST_START, _DIAGONAL_START = 0.01, 0.99, 0.95
+# Of its maximum a step that is not learned: sigmoid(1).
+_FIXED_STEP = 1.0 / (1.0 + math.exp(-1.0))
 
 
-class ORGaNICsCell(nn.Module):
+class ORGaNICsCell(SavesOptions, HoldsConstrained):
     r"""One explicit Euler step of an ORGaNICs circuit that an input drives.
 
     With ``z = relu(Wzx x)`` the rectified circuit (Eq. 87) with dynamic input gains (Eq. 17) is::
@@ -42,6 +46,9 @@ class ORGaNICsCell(nn.Module):
     with ``a+ = sqrt(relu(a))``; a step adds ``dt / tau`` times the right-hand side. The ratios
     ``dt / tau`` lie between 0 and a maximum, one per neuron.
 
+    Parameters in half precision (bfloat16, float16) are stepped in float32: a state of so few
+    digits would lose the small increments of a step. The state is float32 then, in and out.
+
     Args:
         input_size: Number of input features.
         hidden_size: Number ``n`` of excitatory, and of inhibitory, neurons.
@@ -49,17 +56,24 @@ class ORGaNICsCell(nn.Module):
         learn_time_constants: Learn ``dt / tau = max * sigmoid(p)`` from ``p ~ N(0, 1)``; else
             they are fixed at ``p = 1``.
         recurrence: Recurrent weights ``Wr``: ``"unconstrained"`` (learned), ``"spectral"``
-            (learned, largest singular value at most 1) or ``"identity"`` (fixed).
+            (learned, largest singular value at most 1), ``"identity"`` (fixed) or ``"bounded"``
+            (learned, with ``Wzx`` and ``W`` constrained too, so that no state ever leaves
+            :meth:`state_bound`). The first three do not keep the states bounded.
         input_gains: ``"dynamic"`` (Eq. 17) or ``"fixed"`` (``b`` and ``b0`` keep the values of
             the initial state).
         rectifier: ``"before_weights"``, ``Wr relu(y)`` as in Eq. 87, or ``"after_weights"``,
             ``relu(Wr y)`` as in the published code; the main model has no rectifier.
         semisaturation: ``sigma``, positive, not learned.
+        input_bound: With ``recurrence="bounded"``, the largest ``|x|`` for which the states stay
+            bounded; 1 if None.
         max_step_y: Largest ``dt / tau_y``, in (0, 1].
         max_step_a: Largest ``dt / tau_a``, in (0, 1].
         max_step_b: Largest ``dt / tau_b`` and ``dt / tau_b0``, in (0, 1].
         device: Device of the parameters.
         dtype: Floating-point type of the parameters.
+
+    The state dict holds the options that shape the cell's function; ``load_state_dict`` refuses
+    other ones.
 
     Attributes:
         input_weight: ``Wzx``, ``(hidden_size, input_size)``.
@@ -72,7 +86,8 @@ class ORGaNICsCell(nn.Module):
 
     Shape:
         - Input: ``(B, input_size)`` or ``(input_size,)``.
-        - State, in and out: four tensors ``(B, hidden_size)`` or ``(hidden_size,)``.
+        - State, in and out: four tensors ``(B, hidden_size)`` or ``(hidden_size,)``, of the
+          parameters' type but at least float32.
     """
 
     input_weight: Tensor
@@ -95,6 +110,7 @@ class ORGaNICsCell(nn.Module):
         input_gains: str = "dynamic",
         rectifier: str = "before_weights",
         semisaturation: float = 1.0,
+        input_bound: float | None = None,
         max_step_y: float = 0.02,
         max_step_a: float = 0.005,
         max_step_b: float = 0.1,
@@ -104,13 +120,8 @@ class ORGaNICsCell(nn.Module):
         super().__init__()
         self.input_size = check_positive_int("input_size", input_size)
         self.hidden_size = check_positive_int("hidden_size", hidden_size)
-        for name, flag in (
-            ("rectified", rectified),
-            ("learn_time_constants", learn_time_constants),
-        ):
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name}: got {flag!r}, expected a bool")
-        self.learn_time_constants = learn_time_constants
+        rectified = check_bool("rectified", rectified)
+        self.learn_time_constants = check_bool("learn_time_constants", learn_time_constants)
         self.recurrence = check_choice("recurrence", recurrence, RECURRENCES)
         self.input_gains = check_choice("input_gains", input_gains, INPUT_GAINS)
         self.rectifier = check_choice("rectifier", rectifier, RECTIFIERS)
@@ -120,7 +131,7 @@ class ORGaNICsCell(nn.Module):
                 "the main model has no rectifier"
             )
         self.model = Model(rectified, rectifier == "after_weights")
-        sigma = check_number("semisaturation", semisaturation, low=0.0, open_low=True)
+        self._sigma = check_number("semisaturation", semisaturation, low=0.0, open_low=True)
         self.max_steps = {
             name: check_number(f"max_step_{name}", value, low=0.0, high=1.0, open_low=True)
             for name, value in (("y", max_step_y), ("a", max_step_a), ("b", max_step_b))
@@ -129,27 +140,35 @@ class ORGaNICsCell(nn.Module):
         if not factory["dtype"].is_floating_point:
             raise TypeError(f"dtype: got {dtype}, expected a floating-point type")
 
-        n = hidden_size
-        self.input_weight = nn.Parameter(torch.empty(n, input_size, **factory))
-        self.normalization_weight = nn.Parameter(torch.full((n, n), 0.5, **factory))
+        self._step_scale = 1.0
+        # The buffer may round sigma up.
+        rounded = torch.tensor(self._sigma, dtype=factory["dtype"], device="cpu").item()
+        self.box = choose_box(recurrence, rounded, input_bound)
+
+        n = self.hidden_size
+        self.input_weight = nn.Parameter(torch.zeros(n, self.input_size, **factory))
+        self.normalization_weight = nn.Parameter(torch.full((n, n), 0.5 / n, **factory))
         if recurrence == "identity":
             self.register_parameter("recurrent_weight", None)
         else:
-            self.recurrent_weight = nn.Parameter(torch.eye(n, **factory))
+            self.recurrent_weight = nn.Parameter(torch.zeros(n, n, **factory))
         for name in self._gain_weight_names():
-            columns = input_size if name.endswith("x") else n
+            columns = self.input_size if name.endswith("x") else n
             self.register_parameter(name, nn.Parameter(torch.empty(n, columns, **factory)))
-        self.register_buffer("semisaturation", torch.full((n,), sigma, **factory))
+        self.register_buffer("semisaturation", torch.full((n,), self._sigma, **factory))
         for name, largest in self._largest_steps().items():
-            fixed = torch.full((n,), largest * torch.ones(()).sigmoid().item(), **factory)
-            if learn_time_constants:
+            fixed = torch.full((n,), largest * _FIXED_STEP, **factory)
+            if self.learn_time_constants:
                 self.register_parameter(name, nn.Parameter(fixed))
-                parametrize.register_parametrization(self, name, Interval(0.0, largest))
+                self.constrain(name, Interval(self._smallest_step(largest), largest, name))
             else:
                 self.register_buffer(name, fixed)
-        parametrize.register_parametrization(self, "normalization_weight", UnitInterval())
+        if self.box is not None:
+            self.box.constrain(self, nonnegative=rectified and not self.model.after_weights)
+        else:
+            self.constrain("normalization_weight", UnitInterval("normalization_weight"))
         if recurrence == "spectral":
-            parametrize.register_parametrization(self, "recurrent_weight", SingularValueBound(1.0))
+            self.constrain("recurrent_weight", SingularValueBound(1.0, "recurrent_weight"))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -157,50 +176,90 @@ class ORGaNICsCell(nn.Module):
 
         ``Wzx`` Kaiming-uniform scaled to spectral norm 1, ``Wr`` orthogonal, ``W`` uniform in
         (0, 1) with a diagonal near 1, the gains' weights Kaiming-uniform, and learned
-        ``dt / tau = max * sigmoid(p)`` with ``p ~ N(0, 1)``.
+        ``dt / tau = max * sigmoid(p)`` with ``p ~ N(0, 1)``. ``sigma`` and ``dt / tau`` that are
+        not learned get the constructor's values. In a bounded cell ``Wr`` is diagonal, and the
+        rows of ``Wzx``, ``Wr`` and ``W`` are scaled to nearly their bounds.
         """
         with torch.no_grad():
-            nn.init.kaiming_uniform_(self.input_weight, a=math.sqrt(5))
-            single = self.input_weight.to(_at_least_single(self.input_weight.dtype))
-            self.input_weight /= torch.linalg.matrix_norm(single, 2)
-            orthogonal = _orthogonal_like(self.normalization_weight)
-            if self.recurrence == "spectral":
-                self.recurrent_weight = orthogonal
-            elif self.recurrent_weight is not None:
-                self.recurrent_weight.copy_(orthogonal)
-            weight = torch.empty_like(self.normalization_weight)
-            weight.uniform_(_SMALLEST_START, _LARGEST_START).fill_diagonal_(_DIAGONAL_START)
-            self.normalization_weight = weight
+            drive = nn.init.kaiming_uniform_(torch.empty_like(self.input_weight), a=math.sqrt(5))
+            recurrent = _orthogonal_like(self.normalization_weight)
+            pool = torch.empty_like(self.normalization_weight)
+            pool.uniform_(_SMALLEST_START, _LARGEST_START).fill_diagonal_(_DIAGONAL_START)
+            if self.box is None:
+                drive /= torch.linalg.matrix_norm(drive.to(_at_least_single(drive.dtype)), 2)
+            else:
+                recurrent.zero_().fill_diagonal_(1.0)
+                drive, recurrent, pool = self.box.start(drive, recurrent, pool)
+            self.fill("input_weight", drive)
+            if self.recurrence != "identity":
+                self.fill("recurrent_weight", recurrent)
+            self.fill("normalization_weight", pool)
             for name in self._gain_weight_names():
                 nn.init.kaiming_uniform_(getattr(self, name), a=math.sqrt(5))
-            if self.learn_time_constants:
-                for name, largest in self._largest_steps().items():
-                    step = largest * torch.randn_like(getattr(self, name)).sigmoid()
-                    setattr(self, name, step)
+            self.semisaturation.fill_(self._sigma)
+            for name, largest in self._largest_steps().items():
+                like, smallest = getattr(self, name), self._smallest_step(largest)
+                if self.learn_time_constants:
+                    part = torch.randn_like(like).sigmoid()
+                    self.fill(name, smallest + (largest - smallest) * part)
+                else:
+                    like.fill_(largest * _FIXED_STEP)
+
+    def shaping_options(self) -> dict[str, Option]:
+        """The options that the state dict keeps: what its tensors alone do not tell."""
+        options: dict[str, Option] = {
+            "rectified": self.model.rectified,
+            "learn_time_constants": self.learn_time_constants,
+            "recurrence": self.recurrence,
+            "input_gains": self.input_gains,
+            "rectifier": self.rectifier,
+        }
+        if self.box is not None:
+            # The bounds of the weights' rows depend on both.
+            options |= {"input_bound": self.box.input_bound, "semisaturation": self._sigma}
+        if self.learn_time_constants:
+            # Else the steps themselves are in the state dict.
+            options |= {f"max_{name}": value for name, value in self._largest_steps().items()}
+        return options
+
+    @property
+    def step_scale(self) -> float:
+        """A factor on every ``dt / tau`` of a step, 1 at first; not part of ``state_dict()``.
+
+        With ``k`` the cell takes ``k`` times longer steps through the same continuous circuit, as
+        for a sequence of which ``k`` elements are averaged to one. ``dt / tau`` stays at most 1.
+        """
+        return self._step_scale
+
+    @step_scale.setter
+    def step_scale(self, value: float) -> None:
+        longest = 1.0 / max(self._largest_steps().values())
+        self._step_scale = check_number("step_scale", value, low=0.0, high=longest, open_low=True)
 
     def parameters_of_step(self) -> Parameters:
-        """The constrained parameters, each computed once: what the backends work with."""
+        """The constrained parameters, each computed once: what the backends work with.
+
+        They are of the state's type: float32 for parameters in half precision.
+        """
         gain = baseline = None
         if self.input_gains == "dynamic":
             gain, baseline = (
                 GainParameters(
-                    getattr(self, f"{prefix}_x"),
-                    getattr(self, f"{prefix}_y"),
-                    getattr(self, f"{prefix}_a"),
-                    step,
+                    self._exact(f"{prefix}_x"),
+                    self._exact(f"{prefix}_y"),
+                    self._exact(f"{prefix}_a"),
+                    self.step_scale * self._exact(step),
                 )
-                for prefix, step in (
-                    ("gain_weight", self.step_b),
-                    ("baseline_gain_weight", self.step_b0),
-                )
+                for prefix, step in (("gain_weight", "step_b"), ("baseline_gain_weight", "step_b0"))
             )
+        recurrent = None if self.recurrence == "identity" else self._exact("recurrent_weight")
         return Parameters(
-            self.input_weight,
-            self.recurrent_weight,
-            self.normalization_weight,
-            self.semisaturation,
-            self.step_y,
-            self.step_a,
+            self._exact("input_weight"),
+            recurrent,
+            self._exact("normalization_weight"),
+            self._exact("semisaturation"),
+            self.step_scale * self._exact("step_y"),
+            self.step_scale * self._exact("step_a"),
             gain,
             baseline,
         )
@@ -211,10 +270,10 @@ class ORGaNICsCell(nn.Module):
         ``y = 0``, ``b = b0 = 1/2`` and ``a = (b0 sigma)^2``: where ``y`` and ``a`` rest without
         an input, and the gains at ``sigmoid(0)``.
         """
-        half = torch.full_like(self.semisaturation, 0.5)
+        sigma = self._exact("semisaturation")
+        half = torch.full_like(sigma, 0.5)
         return _repeat(
-            State(torch.zeros_like(half), (half * self.semisaturation).square(), half, half),
-            batch_size,
+            State(torch.zeros_like(half), (half * sigma).square(), half, half), batch_size
         )
 
     def draw_state(
@@ -224,12 +283,34 @@ class ORGaNICsCell(nn.Module):
 
         ``y``, ``a`` and ``b`` uniform in (0, 1), ``y`` scaled to length 1, ``b0 = 1``.
         """
-        like = self.semisaturation
+        like = self._exact("semisaturation")
         y, a, b = torch.rand(
             3, self.hidden_size, generator=generator, dtype=like.dtype, device=like.device
         )
         length = torch.linalg.vector_norm(y).clamp_min(torch.finfo(y.dtype).tiny)
         return _repeat(State(y / length, a, b, torch.ones_like(b)), batch_size)
+
+    def state_bound(self, input_bound: float = 1.0) -> State:
+        """The largest ``|y|``, ``|a|``, ``b`` and ``b0`` that any sequence can reach, each ``()``.
+
+        Proved (docs/theory.md) for every value of the parameters, every input with ``|x| <=
+        input_bound``, every length, and every initial state within the bound, whose ``b`` and
+        ``b0`` are not negative; rounding included.
+
+        Raises:
+            ValueError: The cell is not a bounded one, or not for inputs that large; or its buffers
+                were changed to values that it is not made for; or its steps are so small that
+                rounding may outgrow them (in single precision, a ``max_step_y`` below 0.0096 or a
+                ``max_step_a`` below 0.0026).
+        """
+        if self.box is None:
+            raise ValueError(
+                f"recurrence: got {self.recurrence!r}, expected 'bounded': "
+                "nothing bounds the states of other cells"
+            )
+        sigma, steps = self._exact("semisaturation"), self._largest_steps()
+        self.box.check(input_bound, sigma, {name: self._range(name) for name in steps})
+        return State(*(torch.full_like(sigma[0], top) for top in self.box.largest))
 
     def forward(self, x: Tensor, state: State | None = None) -> State:
         """The state one step later, for input ``x`` and ``state`` (:meth:`rest_state` if None).
@@ -244,8 +325,8 @@ class ORGaNICsCell(nn.Module):
             state = self.rest_state(batch)
         else:
             state = check_state(state, (*x.shape[:-1], self.hidden_size), self.input_weight)
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.input_weight.dtype)
+        with full_precision(x.device):
+            x = x.to(state.y.dtype)
             return euler_step(self.model, self.parameters_of_step(), x, state)
 
     def extra_repr(self) -> str:
@@ -259,7 +340,30 @@ class ORGaNICsCell(nn.Module):
         ):
             if value != default:
                 parts.append(f"{name}={value!r}")
+        if self.box is not None and self.box.input_bound != 1.0:
+            parts.append(f"input_bound={self.box.input_bound:g}")
         return ", ".join(parts)
+
+    def _exact(self, name: str) -> Tensor:
+        """A weight or buffer in the state's precision, its constraint computed in that too."""
+        dtype = state_type(self.input_weight.dtype)
+        constrained = self._constrained(name)
+        if constrained is None or constrained.original.dtype == dtype:
+            return getattr(self, name).to(dtype)
+        return constrained.constraint(constrained.original.to(dtype))
+
+    def _range(self, name: str) -> tuple[float, float]:
+        """The smallest and the largest value that a ``dt / tau`` has, or can be learned to have."""
+        if self.learn_time_constants:
+            largest = self._largest_steps()[name]
+            smallest = self._smallest_step(largest)
+        else:
+            smallest, largest = (float(end) for end in getattr(self, name).aminmax())
+        return self.step_scale * smallest, self.step_scale * largest
+
+    def _smallest_step(self, largest: float) -> float:
+        """The lower end of a learned ``dt / tau``: rounding must not outgrow a bounded step."""
+        return 0.0 if self.box is None else SMALLEST_STEP * largest
 
     def _gain_weight_names(self) -> list[str]:
         if self.input_gains == "fixed":
@@ -271,41 +375,6 @@ class ORGaNICsCell(nn.Module):
         if self.input_gains == "dynamic":
             largest |= {"step_b": self.max_steps["b"], "step_b0": self.max_steps["b"]}
         return largest
-
-
-def check_input(x: Tensor, weight: Tensor, ndims: tuple[int, ...], expected: str) -> None:
-    """Raise where ``x`` does not go with the input weights ``(n, input_size)``."""
-    as_float_tensor("x", x)
-    size = weight.shape[-1]
-    if x.ndim not in ndims or x.shape[-1] != size:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, expected {expected.format(size)}")
-    if x.device != weight.device:
-        raise ValueError(f"x: got device {x.device}, expected {weight.device} as the parameters")
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise ValueError(f"x: got {x.dtype}, expected {weight.dtype} as the parameters")
-    check_finite("x", x)
-
-
-def check_state(state: State, shape: tuple[int, ...], weight: Tensor) -> State:
-    """``state`` as a :class:`State` of four finite tensors of that shape, like ``weight``."""
-    if not isinstance(state, tuple) or len(state) != len(State._fields):
-        length = f" of length {len(state)}" if isinstance(state, tuple) else ""
-        raise TypeError(
-            f"state: got {type(state).__name__}{length}, expected a State of four tensors"
-        )
-    state = State(*state)
-    named = {f"state.{name}": tensor for name, tensor in state._asdict().items()}
-    for name, tensor in named.items():
-        as_float_tensor(name, tensor)
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
-        if tensor.dtype != weight.dtype or tensor.device != weight.device:
-            raise ValueError(
-                f"{name}: got {tensor.dtype} on {tensor.device}, "
-                f"expected {weight.dtype} on {weight.device} as the parameters"
-            )
-    check_all_finite(named)
-    return state
 
 
 def _at_least_single(dtype: torch.dtype) -> torch.dtype:

@@ -6,10 +6,11 @@ a batch of different circuits.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from deq_organics import equations
 
@@ -36,6 +37,10 @@ class State(NamedTuple):
     """Gains of the input drive."""
     b0: Tensor
     """Gains of the semisaturation."""
+
+
+# By this name torch.export.save() writes it into files.
+_pytree._register_namedtuple(State, serialized_type_name="recurrent.State")
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,16 @@ class Parameters(NamedTuple):
     """Those of ``b``; None keeps the gains at their initial values."""
     baseline_gain: GainParameters | None
     """Those of ``b0``; None together with ``gain``."""
+
+    def to(self, dtype: torch.dtype) -> "Parameters":
+        """The same in another precision."""
+
+        def cast(value: Tensor | GainParameters | None) -> Any:
+            if isinstance(value, GainParameters):
+                return GainParameters(*map(cast, value))
+            return None if value is None else value.to(dtype)
+
+        return Parameters(*map(cast, self))
 
 
 def gated_input_drive(model: Model, parameters: Parameters, x: Tensor, gain: Tensor) -> Tensor:

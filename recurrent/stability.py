@@ -7,8 +7,9 @@ from torch import Tensor
 
 from deq_organics._validation import check_number, check_positive_int
 
-from .cell import ORGaNICsCell, check_input, check_state
-from .dynamics import GainParameters, Model, Parameters, State, euler_step, steps, vector_field
+from .arguments import check_input, check_state
+from .cell import ORGaNICsCell
+from .dynamics import Model, Parameters, State, euler_step, steps, vector_field
 
 __all__ = ["TrajectoryReport", "check_trajectory", "step_jacobian"]
 
@@ -42,7 +43,12 @@ class TrajectoryReport:
     largest_magnitude: State
     """Largest magnitudes of ``y``, ``a``, ``b`` and ``b0`` over the whole trajectory, ``(...)``."""
     bounded: Tensor
-    """Boolean ``(...)``: every state stayed finite and below the limit."""
+    """Boolean ``(...)``: every state stayed finite and below the limit, along this sequence. Of
+    another sequence that says nothing."""
+    stated_bound: State | None = None
+    """What the states of every sequence with inputs within the cell's ``input_bound`` stay within,
+    proved (:meth:`ORGaNICsCell.state_bound`). None where nothing is proved: neither
+    ``recurrence="spectral"`` nor ``"unconstrained"`` nor ``"identity"`` bounds the states."""
 
     def __str__(self) -> str:
         total = self.stable.numel()
@@ -61,11 +67,13 @@ class TrajectoryReport:
             lines.append(f"  the continuous circuit itself is unstable in {count}")
         if count := int((~self.spectral_radius.isfinite()).sum()):
             lines.append(f"  the state is not finite in {count}")
-        largest = ", ".join(
-            f"|{name}| {_largest(value):.3g}"
-            for name, value in zip(State._fields, self.largest_magnitude, strict=True)
-        )
-        lines.append(f"  bounded: {int(self.bounded.sum())} of {self.bounded.numel()} ({largest})")
+        bounded, total = int(self.bounded.sum()), self.bounded.numel()
+        lines.append(f"  bounded: {bounded} of {total} ({_describe(self.largest_magnitude)})")
+        if self.stated_bound is None:
+            lines.append("  along these sequences; nothing bounds the states along others")
+        else:
+            limits = _describe(self.stated_bound)
+            lines.append(f"  no sequence within the cell's input_bound leaves {limits}")
         return "\n".join(lines)
 
 
@@ -85,7 +93,7 @@ def step_jacobian(
         return torch.cat(vector_field(model, parameters, row, here)[:moving])
 
     jacobians = torch.func.vmap(torch.func.jacrev(field))(torch.cat(state[:moving], -1), x, *held)
-    step = torch.cat([torch.as_tensor(part) for part in steps(parameters)[:moving]])
+    step = torch.cat([part for part in steps(parameters)[:moving] if isinstance(part, Tensor)])
     continuous = step.unsqueeze(-1) * jacobians
     identity = torch.eye(continuous.shape[-1], dtype=continuous.dtype, device=continuous.device)
     return identity + continuous, continuous
@@ -101,6 +109,10 @@ def check_trajectory(
     limit: float = 1e3,
 ) -> TrajectoryReport:
     """Drive a cell with a sequence and examine its steps' linear stability, in double precision.
+
+    What it finds holds for this sequence. Only ``recurrence="bounded"`` bounds the states along
+    all others: with ``"spectral"``, ``"unconstrained"`` and ``"identity"`` another input, or a
+    longer one, can make the states grow without end, however stable the steps here are.
 
     Args:
         cell: The cell; a layer of an ``ORGaNICsRNN`` is ``rnn.cells[i]``.
@@ -119,8 +131,8 @@ def check_trajectory(
     """
     if not isinstance(cell, ORGaNICsCell):
         raise TypeError(f"cell: got {type(cell).__name__}, expected an ORGaNICsCell")
-    check_positive_int("every", every)
-    check_number("limit", limit, low=0.0, open_low=True)
+    every = check_positive_int("every", every)
+    limit = check_number("limit", limit, low=0.0, open_low=True)
     check_input(x, cell.input_weight, (2, 3), "(T, B, {0}) or (T, {0})")
     if x.shape[0] == 0:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected at least one step")
@@ -128,9 +140,11 @@ def check_trajectory(
     if state is None:
         state = State(*(part.expand(shape) for part in cell.rest_state()))
     state = check_state(state, shape, cell.input_weight)
-    parameters = _double(cell.parameters_of_step())
-    rows = x.double().reshape(x.shape[0], -1, cell.input_size)
-    current = State(*(part.double().reshape(-1, cell.hidden_size) for part in state))
+    parameters = cell.parameters_of_step().to(torch.float64)
+    batch = x.shape[1:-1]
+    # Sizes are spelled out: an empty batch leaves nothing to infer them from.
+    rows = x.double().reshape(x.shape[0], batch.numel(), cell.input_size)
+    current = State(*(part.double().reshape(batch.numel(), cell.hidden_size) for part in state))
 
     largest = [part.abs().amax(-1) for part in current]
     found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -142,9 +156,8 @@ def check_trajectory(
             torch.maximum(known, part.abs().amax(-1))
             for known, part in zip(largest, current, strict=True)
         ]
-    batch = x.shape[1:-1]
     radius, real, factor = (
-        torch.stack(values).reshape(-1, *batch) for values in zip(*found, strict=True)
+        torch.stack(values).reshape(len(found), *batch) for values in zip(*found, strict=True)
     )
     stable = radius < 1.0 - _ROUNDING
     too_large = ~stable & (real < 0) & radius.isfinite()
@@ -158,7 +171,19 @@ def check_trajectory(
         torch.where(real < 0, factor, torch.nan),
         State(*(part.reshape(batch) for part in largest)),
         bounded.reshape(batch),
+        _stated_bound(cell),
     )
+
+
+def _stated_bound(cell: ORGaNICsCell) -> State | None:
+    """The cell's bound for the inputs that it is made for; None where it states none."""
+    if cell.box is None:
+        return None
+    try:
+        return cell.state_bound(cell.box.input_bound)
+    except ValueError:
+        # Rounding may outgrow the margins of such steps.
+        return None
 
 
 def _spectrum(
@@ -179,23 +204,10 @@ def _spectrum(
     return radius, real, factor
 
 
-def _double(parameters: Parameters) -> Parameters:
-    wr, gains = parameters.recurrent_weight, (parameters.gain, parameters.baseline_gain)
-    gain, baseline = (
-        None if part is None else GainParameters(*(tensor.double() for tensor in part))
-        for part in gains
-    )
-    return Parameters(
-        parameters.input_weight.double(),
-        None if wr is None else wr.double(),
-        parameters.normalization_weight.double(),
-        parameters.semisaturation.double(),
-        parameters.step_y.double(),
-        parameters.step_a.double(),
-        gain,
-        baseline,
-    )
-
-
 def _largest(values: Tensor) -> float:
     return float(values[~values.isnan()].max()) if (~values.isnan()).any() else float("nan")
+
+
+def _describe(magnitudes: State) -> str:
+    parts = magnitudes._asdict().items()
+    return ", ".join(f"|{name}| {_largest(values):.3g}" for name, values in parts)

@@ -11,13 +11,38 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["H100_SHARED_MEMORY", "Program", "Resources", "compile_for_gpu"]
+import pytest
+
+__all__ = [
+    "COMPILER",
+    "H100_SHARED_MEMORY",
+    "MEASURED",
+    "Program",
+    "Resources",
+    "compile_for_gpu",
+]
 
 CAPABILITY, WARP = 90, 32
 H100_SHARED_MEMORY = 232448
+
+
+def _compiler() -> str:
+    try:
+        return ".".join(version("triton").split(".")[:2])
+    except PackageNotFoundError:
+        return "missing"
+
+
+# What a program takes depends on the compiler: bounds hold for the versions that were measured.
+COMPILER = _compiler()
+MEASURED = pytest.mark.skipif(
+    COMPILER not in ("3.6", "3.8"),
+    reason=f"registers and memory were measured with Triton 3.6 and 3.8, not {COMPILER}",
+)
 
 
 class Program(NamedTuple):

@@ -232,6 +232,26 @@ def test_weights_ruined_by_training_are_named():
         layer(torch.ones(4))
 
 
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("recurrence", ["identity", "spectral", "unconstrained"])
+@pytest.mark.parametrize("gain", ["attention", "tied"])
+def test_every_parameter_that_is_not_finite_is_named(recurrence, gain, value):
+    """By its own name, not by that of what is computed from it."""
+    layer = ORGaNICsDEQ(4, 3, recurrence, gain, learn_semisaturation=True)
+    parameters = dict(layer.named_parameters())
+    assert len(parameters) == 4 + (recurrence != "identity") + (gain == "attention")
+    for path, parameter in parameters.items():
+        before = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.view(-1)[1] = value
+        name = path.removeprefix("parametrizations.").removesuffix(".original")
+        for call in (layer, layer.circuit, layer.steady_state, torch.func.vmap(layer)):
+            with pytest.raises(ValueError, match=rf"^{name}: got 1 NaN or infinite values of"):
+                call(torch.ones(2, 4))
+        parameter.data = before
+    assert torch.isfinite(layer(torch.ones(2, 4))).all()
+
+
 def test_too_small_a_tol_for_the_layers_precision():
     with pytest.raises(ValueError, match=r"tol: got 1e-09.*torch\.float32"):
         ORGaNICsDEQ(4, 3, tol=1e-9)(torch.ones(4))
@@ -256,6 +276,18 @@ CHECKS = [
         lambda: check_stability(circuit(), circuit(input_drive=D[0]).steady_state()),
         ValueError,
         r"state: got shape \(3,\), expected \(4, 3\)",
+    ),
+    (lambda: check_stability(circuit(), (D,)), TypeError, r"state: got tuple, expected a Steady"),
+    (lambda: check_stability(circuit(), (D, 1.0)), TypeError, r"state, a: got float"),
+    (
+        lambda: check_stability(circuit(), (D, torch.ones(5, 4, 3))),
+        ValueError,
+        r"state, a: got shape \(5, 4, 3\), expected one that broadcasts to \(4, 3\)",
+    ),
+    (
+        lambda: check_stability(ORGaNICsDEQ(4, 3), (D, D)),
+        TypeError,
+        r"state: got tuple, expected the layer's input",
     ),
 ]
 

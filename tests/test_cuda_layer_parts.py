@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from _kernels import DEVICE, KERNELS
+from _kernels import DEVICE, KERNELS, pass_self_checks
 from torch import nn
 
 from deq_organics import ORGaNICsDEQ, backends
@@ -18,6 +18,7 @@ def _kernels_run_here(monkeypatch):
     if DEVICE.type == "cpu":
         for module in (backends, drive, singular_value):
             monkeypatch.setattr(module, "kernel_refusal", lambda device: None)
+        pass_self_checks(monkeypatch)
 
 
 def gaussian(*shape, seed=0):
@@ -92,9 +93,9 @@ class TestBound:
         assert relative(*results) < 1e-4
 
     def test_what_it_cannot_take(self):
-        assert singular_value.applies(gaussian(3, 3))
+        assert singular_value.refusal(gaussian(3, 3)) is None
         for weight in (gaussian(129, 129), gaussian(2, 3, 3), gaussian(3, 3).double()):
-            assert not singular_value.applies(weight)
+            assert singular_value.refusal(weight) is not None
 
 
 class TestGatedDrive:
@@ -153,3 +154,14 @@ class TestGatedDrive:
         )
         assert calls
         torch.testing.assert_close(found, exact)
+
+
+def test_a_transform_of_other_tensors_takes_no_kernel():
+    """The weight that the kernel bounds is not transformed itself."""
+    layer = ORGaNICsDEQ(4, 3).to(DEVICE)
+    with torch.no_grad():
+        layer.parametrizations.recurrent_weight.original.copy_(2 * gaussian(3, 3))
+    x = gaussian(5, 4)
+    found = torch.func.vmap(layer)(x)
+    layer.backend = "torch"
+    torch.testing.assert_close(found, layer(x), rtol=1e-4, atol=1e-6)

@@ -143,8 +143,15 @@ def test_state_dict(recurrence, gain):
 
 
 def test_loading_another_layout_is_refused():
-    with pytest.raises(RuntimeError, match="recurrent_weight"):
+    with pytest.raises(RuntimeError, match="recurrence: saved with 'spectral', here 'identity'"):
         make("identity").load_state_dict(make("spectral").state_dict())
+    state = make("spectral").state_dict()
+    del state["_extra_state"]
+    with (
+        pytest.raises(RuntimeError, match="recurrent_weight"),
+        pytest.warns(UserWarning, match="not checked"),
+    ):
+        make("identity").load_state_dict(state)
 
 
 def test_deepcopy_is_independent():

@@ -164,10 +164,14 @@ def test_a_batch_is_its_circuits_one_by_one():
 
 
 def test_one_circuit_with_noise_of_several_strengths():
+    """Leading dimensions are circuits: the same one several times."""
     circuit, noise = some_circuit(()), torch.rand(6, 3, dtype=DOUBLE)
-    found = cross_spectrum(circuit, FREQUENCY, noise_y=noise, noise_a=noise).density
+    several = replace(circuit, input_drive=circuit.input_drive.expand(6, 3))
+    found = cross_spectrum(several, FREQUENCY, noise_y=noise, noise_a=noise).density
     alone = cross_spectrum(circuit, FREQUENCY, noise_y=noise[2], noise_a=noise[2]).density
     torch.testing.assert_close(found[2], alone)
+    with pytest.raises(ValueError, match=r"noise_y: got shape \(6, 3\), .* circuits"):
+        cross_spectrum(circuit, FREQUENCY, noise_y=noise)
 
 
 def test_as_many_frequencies_as_components():
@@ -185,9 +189,29 @@ def test_a_given_state_is_used():
         cross_spectrum(circuit, FREQUENCY, state=state).density,
         cross_spectrum(circuit, FREQUENCY).density,
     )
-    moved = replace(state, y=1.1 * state.y)
-    other = stationary_covariance(circuit, state=moved)
-    assert (other - stationary_covariance(circuit)).abs().max() > 1e-3
+    # With wr = 2 there are two stable fixed points.
+    one = torch.ones(1, 1, dtype=DOUBLE)
+    bistable = Circuit(vector(0.1), 0.01, 2.0 * one, one, tau_a=0.1)
+    points = fixed_points_2d(bistable)
+    covariances = []
+    for k in points.stable.nonzero().squeeze(-1):
+        y, a = points.y[k].unsqueeze(-1), points.a[k].unsqueeze(-1)
+        good = torch.tensor(True)
+        state = SteadyState(y, a, y.relu() ** 2, good, 0.0 * y[0], good.int(), good.int())
+        covariances.append(stationary_covariance(bistable, state=state))
+    first, second = covariances
+    assert (first - second).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("factor", [1.1, 1e3, math.nan])
+def test_a_given_state_that_is_no_fixed_point_is_nan(factor):
+    circuit = some_circuit((2,))
+    state = circuit.steady_state(tol=1e-13)
+    moved = replace(state, y=torch.stack([state.y[0], factor * state.y[1]]))
+    with pytest.warns(SteadyStateWarning, match=r"1 of 2 .*; 1: the given state is no fixed point"):
+        found = stationary_covariance(circuit, state=moved)
+    assert torch.equal(found[0], stationary_covariance(circuit, state=state)[0])
+    assert found[1].isnan().all()
 
 
 def test_noise_of_zero_strength_is_no_noise():

@@ -1,6 +1,5 @@
 """Launches of the kernels: a whole batch's steady states, or adjoints, in one launch each."""
 
-from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ from torch import Tensor
 from .. import equations
 from ..solvers import Problem, Solution
 from ..solvers.preconditioner import TYPICAL_LENGTH, TYPICAL_SEMISATURATION, Preconditioner
-from ..solvers.spectrum import SMALLEST_FILTERED, perturbation
+from ..solvers.spectrum import is_stable
 
 __all__ = ["LARGEST_SIZE", "Adjoint", "Shared", "prepare", "solve", "solve_adjoint"]
 
@@ -33,8 +32,6 @@ class Shared(NamedTuple):
     """Of ``Wr``, ``(n,)``"""
     reference: Tensor
     """Inhibitory firing rates ``(n,)`` to which the inverse belongs"""
-    perturbations: Tensor
-    """Starts ``(k, 2n)`` of the stability filter"""
 
 
 class Adjoint(NamedTuple):
@@ -55,7 +52,6 @@ def prepare(problem: Problem) -> Shared:
     assert problem.recurrent_weight is not None
     wr, w = problem.recurrent_weight.contiguous(), problem.normalization_weight.contiguous()
     n, c, options = wr.shape[-1], problem.semisaturation, _options(wr.shape[-1])
-    perturbations = _perturbations(n, wr.device)
     if n > _LARGEST_INVERTED:
         preconditioner = Preconditioner(problem)
         matrices = wr.new_zeros(3, options["N"], options["N"])
@@ -65,20 +61,19 @@ def prepare(problem: Problem) -> Shared:
             matrices.mT.contiguous(),
             preconditioner.diagonal.contiguous(),
             preconditioner.reference,
-            perturbations,
         )
     if c.shape[0] > 1:
         c = c.new_full((n,), TYPICAL_SEMISATURATION)
     matrices = wr.new_empty(3, options["N"], options["N"])
     diagonal, reference = wr.new_empty(n), wr.new_empty(n)
-    shared = Shared(matrices, torch.empty_like(matrices), diagonal, reference, perturbations)
+    shared = Shared(matrices, torch.empty_like(matrices), diagonal, reference)
     launch = ("N", "num_warps", "enable_fp_fusion")
     with torch.cuda.device_of(wr):
         _kernels().prepare_kernel[(2,)](
             c.contiguous(),
             wr,
             w,
-            *shared[:4],
+            *shared,
             n,
             TYPICAL_LENGTH / n**0.5,
             **{name: options[name] for name in launch},
@@ -97,7 +92,7 @@ def solve(
     """The fast iteration's solution and which circuits ``(B,)`` need no second look.
 
     Those are solved to ``tol`` and, by :meth:`Problem.relative_residual`, to ``accepted``; their
-    arguments are valid and their fixed points stable, the latter if ``check_stability``.
+    arguments are valid and, if ``check_stability``, their fixed points proved stable.
     """
     vectors = (problem.input_drive, problem.semisaturation, problem.tau_y, problem.tau_a)
     d, c, tau_y, tau_a = (vector.contiguous() for vector in vectors)
@@ -114,7 +109,6 @@ def solve(
             shared.transposed,
             shared.diagonal,
             shared.reference,
-            shared.perturbations,
             tau_y,
             tau_a,
             y,
@@ -130,11 +124,11 @@ def solve(
             tol,
             accepted,
             max_iter,
-            len(shared.perturbations),
             RECTIFIED=problem.rectified,
-            CHECK=check_stability,
             **_options(n),
         )
+    if check_stability:
+        settled = is_stable(problem, y, a, settled)
     return Solution.unfollowed(y, a, residual, iterations, status), settled
 
 
@@ -192,13 +186,6 @@ def _options(n: int) -> dict[str, Any]:
         "num_warps": 1 if padded == 16 else 4 if padded <= 64 else 8,
         "enable_fp_fusion": True,
     }
-
-
-@cache
-def _perturbations(n: int, device: torch.device) -> Tensor:
-    """Where the stability filter starts: one random direction, or all if there are few."""
-    start = torch.eye(2 * n) if n < SMALLEST_FILTERED else perturbation(n).unsqueeze(0)
-    return start.to(device, torch.float32)
 
 
 def _kernels() -> Any:

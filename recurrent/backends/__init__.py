@@ -2,12 +2,23 @@
 
 from typing import NamedTuple
 
+from deq_organics.backends import Choice as PartChoice
+
 from .base import Backend, Sequence
 from .cuda import CudaBackend
 from .fused import FusedBackend
 from .reference import ReferenceBackend
 
-__all__ = ["AUTO", "Backend", "Choice", "Sequence", "backend_names", "choose", "register"]
+__all__ = [
+    "AUTO",
+    "Backend",
+    "Choice",
+    "Sequence",
+    "backend_names",
+    "choose",
+    "register",
+    "with_parts",
+]
 
 AUTO = "auto"
 
@@ -59,3 +70,15 @@ def choose(name: str, sequence: Sequence) -> Choice:
             return Choice(backend, "; ".join(reasons) or "first choice")
         reasons.append(f"{backend.name} does not support {refusal}")
     raise RuntimeError(f"backend: no backend can compute this: {'; '.join(reasons)}")
+
+
+def with_parts(whole: Choice, parts: dict[str, PartChoice]) -> Choice:
+    """``whole``; where a part is not computed by the like of it, the reason says so."""
+    kernels = "cuda" if whole.backend.name == "cuda" else "torch"
+    told = [
+        f"; its {part} by {choice.backend} ({choice.reason})"
+        for part, choice in parts.items()
+        if choice.backend != kernels
+        or (choice.reason not in whole.reason and choice.reason != "named")
+    ]
+    return whole._replace(reason=whole.reason + "".join(told))

@@ -4,12 +4,17 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
+
+from deq_organics._validation import is_transformed, refuse_transforms
 
 from ..dynamics import Model, State
+from ..precision import full_precision
+from ..tracing import is_tracing
 from .base import Sequence
 from .folding import Folded, fold
 
-__all__ = ["Forward", "Passes", "run_by_hand"]
+__all__ = ["Forward", "Passes", "refuse_by_hand", "run_by_hand"]
 
 
 class Forward(NamedTuple):
@@ -25,7 +30,10 @@ class Forward(NamedTuple):
 
 
 class Passes(Protocol):
-    """A backend's ways forward and back, in the folded parameters."""
+    """A backend's ways forward and back, in the folded parameters.
+
+    All tensors that they get are contiguous: they may be written through views and read by kernels.
+    """
 
     name: str
 
@@ -46,10 +54,17 @@ class Passes(Protocol):
         model: Model,
         weights: Folded,
         kept: tuple[Any, ...],
-        grads: tuple[Tensor | None, ...],
+        grads: list[Tensor | None],
         wanted: list[bool],
     ) -> tuple[Tensor | None, ...]:
         """Gradients of ``x``, ``y``, ``a``, ``gains`` and the folded parameters."""
+
+
+def refuse_by_hand(sequence: Sequence) -> str | None:
+    """Why no backend of this kind can compute the sequence; None if it can."""
+    if is_tracing():
+        return "torch.export and other tracers"
+    return refuse_transforms(sequence.tensors())
 
 
 def run_by_hand(passes: Passes, sequence: Sequence) -> tuple[Tensor, State]:
@@ -74,8 +89,9 @@ class _ByHand(torch.autograd.Function):
         y: Tensor,
         a: Tensor,
         gains: Tensor,
-        *flat: Tensor,
+        *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x, y, a, gains, *flat = map(_plain, (x, y, a, gains, *weights))
         run = passes.forward(model, Folded.of(flat), x, y, a, gains, needed)
         ctx.set_materialize_grads(False)
         if needed:
@@ -91,7 +107,24 @@ class _ByHand(torch.autograd.Function):
                 f"{ctx.passes.name!r}, which computes first derivatives; "
                 "expected backend='reference' for them"
             )
-        kept, flat = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        given = [grad for grad in grads if grad is not None]
+        if any(is_transformed(grad) or is_legacy_batchedtensor(grad) for grad in given):
+            raise RuntimeError(
+                "backend: batched gradients (vectorize=True, is_grads_batched=True, torch.func) "
+                f"were asked of {ctx.passes.name!r}, which computes one gradient at a time; "
+                "expected backend='reference' for them"
+            )
+        # Once: checkpoints hand each saved tensor out a single time.
+        saved = ctx.saved_tensors
+        kept, flat = saved[: ctx.count], saved[ctx.count :]
         _, _, _, *wanted = ctx.needs_input_grad
-        found = ctx.passes.backward(ctx.model, Folded.of(flat), kept, grads, wanted)
+        plain = [None if grad is None else _plain(grad) for grad in grads]
+        # Autograd runs this within the caller's autocast on a CPU.
+        with full_precision(saved[-1].device):
+            found = ctx.passes.backward(ctx.model, Folded.of(flat), kept, plain, wanted)
         return None, None, None, *found
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The same values in one contiguous piece of memory, without marks such as a pending minus."""
+    return tensor.contiguous().resolve_neg()

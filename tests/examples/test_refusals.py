@@ -10,6 +10,8 @@ import safetensors.torch
 import torch
 from _runs import EXAMPLES, rewrite, short_run
 
+from deq_organics import ORGaNICsDEQ
+
 Run = Callable[..., tuple[int, str, str]]
 Damage = Callable[[Path, str], None]
 
@@ -110,6 +112,11 @@ def extend(file: Path, example: str) -> None:
     rewrite(file, example, {}, another=torch.zeros(1))
 
 
+def with_another_exponent(file: Path, _: str) -> None:
+    weights = {"layers.0._extra_state": ORGaNICsDEQ(1, 1, exponent=3.0).get_extra_state()}
+    rewrite(file, "static_mnist", {}, **weights)
+
+
 def replace_by_foreign(file: Path, _: str) -> None:
     safetensors.torch.save_file({"weight": torch.zeros(1)}, file)
 
@@ -143,6 +150,7 @@ DAMAGES: list[tuple[Damage, str]] = [
 ]
 DAMAGES_BY: dict[str, list[tuple[Damage, str]]] = {
     "static_mnist": [
+        (with_another_exponent, "layers.0.exponent: saved with 3.0, here 2.0"),
         (described_as(model="80:80"), "does not fit the model: size mismatch for"),
         (
             described_as(model="7:7"),

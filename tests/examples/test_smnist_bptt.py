@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 import smnist_bptt
 import torch
+import torch.nn.functional as F
+from _coarse import CoarseRecipe, coarsen_recipe, parse_stages
+from _errors import ExampleError
 from _mnist import Images
 from _runs import short_run
 from _sequence_model import SLOWEST_TIMES_STEPS, Architecture, Classifier, SequenceRecipe
+from _training import _Trainer
 from _trajectories import LIMIT, find_bounds
 from smnist_bptt import FEW_IMAGES_RECIPE, PAPER_RECIPE, SequenceTask
 
@@ -233,3 +237,113 @@ def test_evaluate_finds_shipped_weights_by_name(
     status, output, _ = run_sequence("--evaluate", "organics-4-4x4", "--data", shared_images)
     assert status == 0
     assert "organics-4-4x4.safetensors: model organics, trained on mnist-600-100" in output
+
+
+STAGES = ((4, 6), (2, 2), (1, 4))
+
+
+def coarse() -> CoarseRecipe:
+    return coarsen_recipe(FEW_IMAGES_RECIPE, STAGES)
+
+
+def test_stages_are_read_and_refused() -> None:
+    assert parse_stages("4:6,2:2,1:4", 16) == STAGES
+    for text, message in (
+        ("4", "expected pixels:epochs"),
+        ("4:x,1:1", "expected pixels:epochs"),
+        ("4:0,1:1", "expected numbers of 1 at least"),
+        ("4:3,2:1", "ever fewer pixels, 1 in the end"),
+        ("2:3,4:1,1:1", "ever fewer pixels"),
+        ("3:3,1:1", "averages 3 pixels; expected divisors of the 16"),
+    ):
+        with pytest.raises(ExampleError, match=message):
+            parse_stages(text, 16)
+
+
+def test_a_coarse_step_shows_an_average_and_takes_as_many_steps_at_once() -> None:
+    recipe = coarse()
+    model = build(recipe, resize=28)
+    pictures = torch.rand(2, 28, 28)
+    fine = model.sequences(pictures)
+    for epoch, pixels in ((1, 4), (6, 4), (7, 2), (8, 2), (9, 1), (12, 1)):
+        starts = recipe.prepare(model, epoch)
+        assert starts is (epoch in (1, 7, 9))
+        expected = torch.stack([fine[i : i + pixels].mean(0) for i in range(0, 784, pixels)])
+        torch.testing.assert_close(model.sequences(pictures), expected)
+        assert model.cell is not None
+        steps = model.cell.parameters_of_step().step_y
+        torch.testing.assert_close(steps, pixels * model.cell.step_y)
+    # The coarsest steps have the largest dt/tau of the recipe without stages.
+    assert 4 * recipe.max_step_b == FEW_IMAGES_RECIPE.max_step_b
+
+
+def test_a_coarse_sequence_is_nearly_the_fine_one() -> None:
+    model = build(coarse(), resize=28, hidden_size=20)
+    pictures = F.avg_pool2d(torch.rand(5, 28, 28), 5, stride=1, padding=2)
+    with torch.no_grad():
+        fine = model(pictures)
+        model.coarsen(2)
+        half = model(pictures)
+        model.coarsen(4)
+        quarter = model(pictures)
+    # Euler's error is of first order, of the averaged input too.
+    assert (half - fine).norm() < 0.7 * (quarter - fine).norm() < 0.2 * fine.norm()
+
+
+def test_each_stage_has_a_rate_that_rises_and_falls() -> None:
+    recipe, per_epoch = coarse(), 50
+    rates = [recipe.rate(step, 12 * per_epoch) for step in range(12 * per_epoch)]
+    assert rates[-1] < 1e-3
+    stages = [rates[:300], rates[300:400], rates[400:]]
+    for part, (pixels, _) in zip(stages, STAGES, strict=True):
+        assert max(part) == pytest.approx(math.sqrt(pixels / 4), rel=1e-2)
+        assert part[0] < 0.25 * max(part)
+        assert part[-1] < 1e-3 * max(part)
+    assert recipe.rate(12 * per_epoch, 12 * per_epoch) >= 0
+
+
+def test_coarse_runs_resume_to_the_same_bits_and_evaluate(
+    run_sequence: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*small(), "--data", str(images), "--coarse", "4:2,2:1,1:2"]
+    options += ["--recurrence", "bounded"]
+    del options[options.index("--epochs") : options.index("--epochs") + 2]
+    status, output, _ = run_sequence(*options, "--out", tmp_path / "whole")
+    assert status == 0
+    assert "epoch 5/5" in output
+    whole = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    # Weights of a coarse stage are of another model: the best ones come from the last stage.
+    assert whole["best_epoch"] in (4, 5)
+    assert whole["recipe"]["stages"] == [[4, 2], [2, 1], [1, 2]]
+    assert whole["recipe"]["recurrence"] == "bounded"
+
+    saved = _Trainer._save
+
+    def stop(trainer: _Trainer) -> None:
+        saved(trainer)
+        if trainer.epoch == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Trainer, "_save", stop)
+    status, _, _ = run_sequence(*options, "--out", tmp_path / "part")
+    assert status != 0
+    monkeypatch.setattr(_Trainer, "_save", saved)
+    status, output, _ = run_sequence(*options, "--out", tmp_path / "part", "--resume")
+    assert "after epoch 3 of 5" in output
+    part = json.loads((tmp_path / "part" / "metrics.json").read_text())
+    assert part["history"] == whole["history"]
+    assert part["test_accuracy"] == whole["test_accuracy"]
+    file = tmp_path / "part" / "model.safetensors"
+    _, output, _ = run_sequence("--evaluate", file, "--data", images)
+    assert f"this repeats the recorded {whole['test_accuracy']:.2%}" in output
+
+
+def test_coarse_is_refused_where_it_has_no_meaning(run_sequence: Run, images: Path) -> None:
+    for options, message in (
+        (("--model", "lstm"), "--coarse has no meaning with --model lstm"),
+        (("--epochs", "3"), "--epochs has no meaning with --coarse"),
+        (("--preset", "paper"), "--coarse has no meaning with the paper's schedule"),
+    ):
+        status, _, error = run_sequence("--coarse", "4:1,1:1", "--data", images, *options)
+        assert status != 0
+        assert message in error

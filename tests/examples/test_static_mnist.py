@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 import static_mnist
 import torch
+from _experiment import load_model
 from _mnist import Images
 from _runs import rewrite
+from _weights import load_weights
 from static_mnist import FEW_IMAGES_RECIPE, Classifier, StaticTask
+
+from deq_organics import ORGaNICsDEQ
 
 Run = Callable[..., tuple[int, str, str]]
 MODELS = ["80:80", "50:50", "two-layer", "mlp-50"]
@@ -123,6 +127,18 @@ def test_evaluate_repeats_the_test(run_static: Run, shared_images: Path, finishe
     assert f"test accuracy {accuracy:.2%} on 100 images" in output
     assert f"this repeats the recorded {accuracy:.2%}" in output
     assert "layer 1: 100 of 100 test inputs stable" in output
+
+
+@pytest.mark.parametrize("name", ["50-50", "80-80", "two-layer"])
+def test_shipped_weights_say_their_options(name: str) -> None:
+    path = static_mnist.SHIPPED_WEIGHTS / f"{name}.safetensors"
+    model, _, _ = load_model(static_mnist.EXAMPLE, path, static_mnist.build)
+    saved, _ = load_weights(path, static_mnist.EXAMPLE)
+    assert saved.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
+    for number, layer in enumerate(model.layers):
+        assert isinstance(layer, ORGaNICsDEQ)
+        assert torch.equal(saved[f"layers.{number}._extra_state"], layer.get_extra_state())
 
 
 def test_evaluate_finds_shipped_weights_by_name(

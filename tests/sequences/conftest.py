@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from _kernels import DEVICE, KERNELS, pass_self_checks
+
+from recurrent.backends import cuda
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +18,12 @@ def double():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(params=["reference", "fused", pytest.param("cuda", marks=KERNELS)])
+def backend(request, monkeypatch):
+    """Every backend by its name; the kernels run on the CPU where there is no GPU."""
+    if request.param == "cuda" and DEVICE.type == "cpu":
+        monkeypatch.setattr(cuda, "kernel_refusal", lambda device: None)
+        pass_self_checks(monkeypatch)
+    return request.param

@@ -8,6 +8,7 @@ from recurrent import ORGaNICsRNN, State
 from recurrent import backends as registry
 from recurrent.backends.fused import forward as fused
 
+BOTH = ["fused", "reference"]
 MODELS = [
     {},
     {"rectifier": "after_weights"},
@@ -54,8 +55,31 @@ def test_fused_equals_reference_over_a_long_sequence(model):
     compare(rnn, steps=784, batch=8, state=rnn.draw_state(8))
 
 
+def test_single_precision_keeps_the_digits_of_small_steps():
+    """784 steps against double precision, no worse than autograd, which adds increments to y."""
+    rnn = ORGaNICsRNN(1, 16, backend="fused")
+    x, state = torch.rand(784, 2, 1), rnn.draw_state(2)
+    weights = [torch.randn(784, 2, 16), *torch.randn(4, 1, 2, 16)]
+    errors = []
+    single = [outputs_and_gradients(rnn, name, x, state, weights) for name in BOTH]
+    expected, exact = outputs_and_gradients(rnn, "reference", x, state, weights, torch.float64)
+    known = dict(zip(["output", *State._fields], expected, strict=True)) | {
+        f"gradient of {name}": value for name, value in exact.items()
+    }
+    for values, gradients in single:
+        results = zip(known.items(), [*values, *gradients.values()], strict=True)
+        errors.append(
+            {
+                name: float(((got.double() - value).norm() / value.norm()).detach())
+                for (name, value), got in results
+            }
+        )
+    for name in known:
+        assert errors[0][name] <= 2 * errors[1][name] + 1e-7, name
+
+
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", BOTH)
 @pytest.mark.parametrize("options", [*MODELS, *VARIANTS])
 def test_gradcheck(backend, options):
     rnn = ORGaNICsRNN(2, 3, backend=backend, **FAST, **options)
@@ -137,8 +161,12 @@ def test_second_derivatives_of_the_reference():
 def test_auto_prefers_fused_and_says_why_not():
     rnn, x = ORGaNICsRNN(2, 3), torch.rand(4, 1, 2)
     assert rnn.backend_for(x).backend.name == "fused"
+    # Half precision is stepped in float32; a backend alone does not know that.
     half = ORGaNICsRNN(2, 3, dtype=torch.bfloat16)
-    choice = half.backend_for(x.bfloat16())
+    assert half.backend_for(x.bfloat16()).backend.name == "fused"
+    cell, state = half.cells[0], State(*torch.rand(4, 1, 3).bfloat16())
+    parameters = cell.parameters_of_step().to(torch.bfloat16)
+    choice = registry.choose("auto", registry.Sequence(cell.model, parameters, x.bfloat16(), state))
     assert choice.backend.name == "reference"
     assert "fused does not support torch.bfloat16" in choice.reason
 

@@ -1,5 +1,6 @@
 """Every bad argument is refused with its name, what came and what was expected."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,8 +19,8 @@ CONSTRUCTION = [
     ({"hidden_size": -1}, ValueError, "hidden_size: got -1"),
     ({"hidden_size": True}, TypeError, "hidden_size: got True"),
     ({"num_layers": 0}, ValueError, "num_layers: got 0"),
-    ({"batch_first": 1}, TypeError, "batch_first: got 1, expected a bool"),
-    ({"rectified": "yes"}, TypeError, "rectified: got 'yes', expected a bool"),
+    ({"batch_first": 1}, TypeError, r"batch_first: got 1 \(int\), expected True or False"),
+    ({"rectified": "yes"}, TypeError, r"rectified: got 'yes' \(str\), expected True or False"),
     ({"learn_time_constants": None}, TypeError, "learn_time_constants: got None"),
     ({"backend": "gpu"}, ValueError, "backend: got 'gpu', expected one of 'auto', 'cuda'"),
     ({"recurrence": "orthogonal"}, ValueError, "recurrence: got 'orthogonal'"),
@@ -65,6 +66,26 @@ CALLS = [
 def test_construction(options, error, message):
     with pytest.raises(error, match=message):
         ORGaNICsRNN(**{"input_size": 3, "hidden_size": 5, **options})
+
+
+def test_numbers_of_numpy_are_numbers():
+    options = {
+        "rectified": np.bool_(True),
+        "learn_time_constants": np.True_,
+        "batch_first": np.bool_(False),
+        "semisaturation": np.float32(0.5),
+        "max_step_y": np.float64(0.25),
+        "max_step_a": np.float16(0.5),
+    }
+    rnn = ORGaNICsRNN(np.int64(3), np.int32(5), np.array(2), **options)
+    plain = ORGaNICsRNN(
+        3, 5, 2, **{name: np.asarray(value).item() for name, value in options.items()}
+    )
+    plain.load_state_dict(rnn.state_dict())
+    assert repr(rnn) == repr(plain)
+    torch.testing.assert_close(rnn(X)[0], plain(X)[0])
+    report = check_trajectory(rnn.cells[0], X, every=np.int64(4), limit=np.float32(1e3))
+    assert report.checked.tolist() == [0, 4]
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), CALLS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from recurrent import ORGaNICsCell, ORGaNICsRNN, State
+from recurrent import ORGaNICsCell, ORGaNICsRNN, State, check_trajectory
 
 BACKENDS = ["reference", "fused"]
 
@@ -113,10 +113,26 @@ def test_autocast_computes_in_the_parameters_precision():
     torch.testing.assert_close(output, rnn(x)[0])
 
 
-def test_empty_batch():
-    output, state = ORGaNICsRNN(3, 5)(torch.rand(6, 0, 3))
-    assert output.shape == (6, 0, 5)
-    assert state.y.shape == (1, 0, 5)
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "input_gains": "fixed"}])
+def test_empty_batch(backend, options):
+    rnn = ORGaNICsRNN(3, 5, backend=backend, **options)
+    x = torch.rand(2, 0, 3, requires_grad=True)
+    output, state = rnn(x, rnn.draw_state(0))
+    assert output.shape == (2, 0, 5)
+    assert {part.shape for part in state} == {(rnn.num_layers, 0, 5)}
+    output.sum().backward()
+    assert x.grad.shape == x.shape
+    for parameter in rnn.parameters():
+        assert parameter.grad is None or not parameter.grad.any()
+
+
+def test_trajectories_of_an_empty_batch():
+    cell = ORGaNICsCell(3, 5)
+    report = check_trajectory(cell, torch.rand(6, 0, 3), every=2)
+    assert report.spectral_radius.shape == report.stable.shape == (3, 0)
+    assert report.bounded.shape == report.largest_magnitude.b.shape == (0,)
+    assert "0 steps: 0 stable" in str(report)
+    assert {part.shape for part in cell(torch.rand(0, 3))} == {(0, 5)}
 
 
 def test_repr_names_what_is_not_default():
@@ -124,3 +140,13 @@ def test_repr_names_what_is_not_default():
     assert "3, 5, num_layers=2, batch_first=True, backend='reference'" in repr(rnn)
     assert isinstance(rnn.cells[1], ORGaNICsCell)
     rnn.reset_parameters()
+
+
+def test_inference_mode(backend):
+    rnn, x = ORGaNICsRNN(3, 5, 2, backend=backend), torch.rand(2, 3, 3)
+    expected, _ = rnn(x)
+    with torch.inference_mode():
+        output, state = rnn(x)
+        again, _ = rnn(x, state)
+    torch.testing.assert_close(output, expected.detach())
+    assert again.is_inference()

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._self_check import compare, failure, generator
 from ..._triton import kernel_refusal
 from ..._validation import is_transformed, refuse_transforms
 
-__all__ = ["applies", "gated_drive"]
+__all__ = ["gated_drive", "refusal", "self_check"]
 
 # One block of a program.
 _LARGEST_SIZE = 8192
@@ -18,15 +19,23 @@ _LARGEST_SIZE = 8192
 _Differentiable = Callable[[Tensor, Tensor], Tensor]
 
 
-def applies(drive: Tensor, logit: Tensor) -> bool:
-    """Whether :func:`gated_drive` can take these."""
-    return (
-        kernel_refusal(drive.device) is None
-        and drive.dtype == torch.float32
-        and drive.shape[-1] <= _LARGEST_SIZE
-        and drive.numel() > 0
-        and refuse_transforms((drive, logit)) is None
-    )
+def refusal(drive: Tensor, logit: Tensor) -> str | None:
+    """Why :func:`gated_drive` cannot take these, as part of a sentence; None if it can."""
+    if (device := kernel_refusal(drive.device)) is not None:
+        return device
+    if drive.dtype != torch.float32:
+        return f"{drive.dtype}, only float32"
+    if drive.shape[-1] > _LARGEST_SIZE:
+        return f"{drive.shape[-1]} neurons, only up to {_LARGEST_SIZE}"
+    if drive.numel() == 0:
+        return "an empty batch"
+    return refuse_transforms((drive, logit))
+
+
+def self_check(drive: Tensor) -> str | None:
+    """Why the kernels cannot be trusted with drives of that size; None if they can."""
+    n = drive.shape[-1]
+    return failure("gated drive", drive.device, n, lambda device: _check(n, device))
 
 
 def gated_drive(drive: Tensor, logit: Tensor, differentiable: _Differentiable) -> Tensor:
@@ -38,11 +47,39 @@ def gated_drive(drive: Tensor, logit: Tensor, differentiable: _Differentiable) -
     return gated
 
 
+def _check(n: int, device: torch.device) -> None:
+    """Raise where the kernels do not compute what torch does in float64."""
+    drive, logit, grad = torch.randn(3, 3, n, generator=generator(), dtype=torch.float32)
+    leaves = [part.double().requires_grad_() for part in (drive, logit)]
+    with torch.enable_grad():
+        exact = leaves[1].sigmoid() * torch.nn.functional.normalize(leaves[0], eps=0.0)
+        exact_grads = torch.autograd.grad(exact, leaves, grad.double())
+    drive, logit, grad = (part.to(device) for part in (drive, logit, grad))
+    compare("the gated drive", _forward(drive, logit), exact, 1e-5)
+    by_drive, by_logit = _backward(drive, logit, grad)
+    compare("the gradient by the logit", by_logit, exact_grads[1], 1e-5)
+    # One neuron alone has length 1: its gradient is 0.
+    if n > 1:
+        compare("the gradient by the drive", by_drive, exact_grads[0], 1e-4)
+
+
+def _forward(drive: Tensor, logit: Tensor) -> Tensor:
+    gated = torch.empty_like(drive, memory_format=torch.contiguous_format)
+    _launch("gated_drive_kernel", drive.contiguous(), logit.contiguous(), gated)
+    return gated
+
+
+def _backward(drive: Tensor, logit: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    arguments = [part.contiguous() for part in (drive, logit, grad)]
+    grad_drive, grad_logit = torch.empty_like(arguments[0]), torch.empty_like(arguments[0])
+    _launch("gated_drive_gradient_kernel", *arguments, grad_drive, grad_logit)
+    return grad_drive, grad_logit
+
+
 class _GatedDrive(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, drive: Tensor, logit: Tensor, differentiable: _Differentiable) -> Tensor:
-        gated = torch.empty_like(drive, memory_format=torch.contiguous_format)
-        _launch("gated_drive_kernel", drive.contiguous(), logit.contiguous(), gated)
+        gated = _forward(drive, logit)
         ctx.differentiable = differentiable
         ctx.save_for_backward(drive, logit)
         return gated
@@ -55,10 +92,7 @@ class _GatedDrive(torch.autograd.Function):
                 gated = ctx.differentiable(drive, logit)
             by_drive, by_logit = torch.autograd.grad(gated, (drive, logit), grad, create_graph=True)
             return by_drive, by_logit, None
-        arguments = [part.contiguous() for part in (drive, logit, grad)]
-        grad_drive, grad_logit = torch.empty_like(arguments[0]), torch.empty_like(arguments[0])
-        _launch("gated_drive_gradient_kernel", *arguments, grad_drive, grad_logit)
-        return grad_drive, grad_logit, None
+        return *_backward(drive, logit, grad), None
 
 
 def _launch(name: str, *tensors: Tensor) -> None:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from ...dynamics import Model
 from ..folding import Folded
@@ -82,9 +83,15 @@ def run_forward(
             KEEP=keep,
             **tile.arguments(weights, precision, y.device),
         )
+        written = (y, a, gains, drives, gates, ys, activities, kept_gains)
+        # Who kept one of them (a selective checkpoint does) learns that a kernel has written it.
+        increment_version([tensor for tensor in written if tensor is not None])
     return Run(ys, y, a, gains, activities, gates, drives, kept_gains)
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
-    """``weight x`` of all steps, ``(T, B, rows of weight)``."""
-    return torch.mm(x.flatten(0, 1), weight.mT).view(*x.shape[:2], -1)
+    """``weight x`` of all steps, ``(T, B, rows of weight)``, in memory that may be written over."""
+    out = x.new_empty(*x.shape[:2], weight.shape[0])
+    # Not a product of its own: selective checkpoints keep those.
+    torch.mm(x.flatten(0, 1), weight.mT, out=out.flatten(0, 1))
+    return out

@@ -54,17 +54,20 @@ class Tile:
         blocks = (self.padded // self.rows) * (self.padded // self.columns)
         blocks *= len(_matrices(weights))
         block_bytes = self.rows * self.columns * precision.dtype.itemsize
-        fitting = max(1, (_shared_memory(device) - _OTHER_SHARED_MEMORY) // block_bytes)
+        fitting = (_shared_memory(device) - _OTHER_SHARED_MEMORY) // block_bytes
+        # Blocks to split in three, one at a time beside those on their way; else those multiplied
+        # lie beside them.
+        split = precision.dot == "tf32x3"
+        ahead = max(1, fitting - 1 if split else fitting)
         largest = math.gcd(self.group, blocks)
-        group = max(d for d in range(1, min(largest, fitting) + 1) if largest % d == 0)
+        group = max(d for d in range(1, min(largest, ahead) + 1) if largest % d == 0)
         return {
             "PADDED": self.padded,
             "ROWS": self.rows,
             "COLUMNS": self.columns,
             "GROUP": group,
             "SAMPLES": self.samples,
-            # What is split into several operands leaves shared memory before the next is fetched.
-            "STAGES": min(_MOST_STAGES, int(precision.dot == "tf32x3") + fitting // group),
+            "STAGES": min(_MOST_STAGES, int(split) + ahead // group),
             "PRECISION": precision.dot,
             "num_warps": self.warps,
             "enable_fp_fusion": True,
@@ -75,19 +78,21 @@ def _shared_memory(device: torch.device) -> int:
     """Bytes of a program's shared memory; as much as an H100 has under Triton's interpreter."""
     if device.type != "cuda":
         return 232448
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    # Not all of torch's type stubs know the one that is needed.
+    properties: Any = torch.cuda.get_device_properties(device)
+    return int(properties.shared_memory_per_block_optin)
 
 
 # Chosen by what the compiler makes of them: no registers spilled or few, and as many products at a
 # time as registers and shared memory hold. The adjoint has more state than the circuit.
 FORWARD_TILES = {
     16: Tile(16, 16, 16, group=6, warps=1),
-    32: Tile(32, 32, 32, group=6, warps=2),
-    64: Tile(64, 64, 64, group=6, warps=4),
-    128: Tile(128, 128, 64, group=3, warps=8),
-    256: Tile(256, 256, 64, group=1, warps=16),
+    32: Tile(32, 32, 32, group=3, warps=2),
+    64: Tile(64, 64, 64, group=3, warps=4),
+    128: Tile(128, 128, 64, group=2, warps=8),
+    256: Tile(256, 256, 32, group=2, warps=16),
 }
-ADJOINT_TILES = {**FORWARD_TILES, 64: Tile(64, 64, 64, group=3, warps=4)}
+ADJOINT_TILES = dict(FORWARD_TILES)
 LARGEST_HIDDEN_SIZE = max(FORWARD_TILES)
 _MOST_STAGES = 4
 # For operands of the state, and for moving tiles between layouts.

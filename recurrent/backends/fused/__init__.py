@@ -24,11 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deq_organics._validation import refuse_transforms
-
 from ...dynamics import Model, State
 from ..base import Sequence
-from ..by_hand import Forward, run_by_hand
+from ..by_hand import Forward, refuse_by_hand, run_by_hand
 from ..folding import Folded
 from .backward import Kept, run_backward
 from .forward import run_forward, segment_length
@@ -45,7 +43,7 @@ class FusedBackend:
         dtype = sequence.x.dtype
         if dtype not in (torch.float32, torch.float64):
             return f"{dtype}, only float32 and float64"
-        return refuse_transforms(sequence.tensors())
+        return refuse_by_hand(sequence)
 
     def run(self, sequence: Sequence) -> tuple[Tensor, State]:
         return run_by_hand(self, sequence)
@@ -69,7 +67,7 @@ class FusedBackend:
         model: Model,
         weights: Folded,
         kept: tuple[Any, ...],
-        grads: tuple[Tensor | None, ...],
+        grads: list[Tensor | None],
         wanted: list[bool],
     ) -> tuple[Tensor | None, ...]:
         x, y, *_ = kept

@@ -54,7 +54,8 @@ def run_backward(
     steps = kept.ys.shape[0]
     sweep = _Sweep(model, weights, kept, wanted)
     sweep.start(grad_last)
-    grad_x = torch.empty_like(kept.x) if wanted[0] else None
+    # Not like x: what is written below are views of it.
+    grad_x = kept.x.new_empty(kept.x.shape) if wanted[0] else None
     bounds = [*range(0, steps, kept.segment), steps]
     for index, (start, stop) in reversed(list(enumerate(pairwise(bounds)))):
         sweep.run(
@@ -124,7 +125,7 @@ class _Sweep:
             # The factor k of a gate's adjoint, folded into the weights that propagate it.
             column = weights.gates.step.unsqueeze(-1)
             x, y, a = (column * weight for weight in weights.gates[:3])
-            self.scaled = Gates(x, y, a, 1.0 - weights.gates.step)
+            self.scaled = Gates(x, y, a, weights.gates.step)
 
     def start(self, grads: Sequence[Tensor | None]) -> None:
         """Add the gradients of the last state, ``y``, ``a`` and the gains."""
@@ -192,7 +193,6 @@ class _Sweep:
         """The recursion: adjoints of all states of the segment, newest first."""
         model, weights, scaled = self.model, self.weights, self.scaled
         m = segment.y.shape[0]
-        keep_y, keep_a = 1.0 - weights.step_y, 1.0 - weights.step_a
         normalization, recurrent = weights.normalization_weight, weights.recurrent_weight
         product = torch.mul if weights.identity else torch.mm
         adjoints = (self.adjoint_y.slots, self.adjoint_a.slots, self.adjoint_gains.slots)
@@ -217,9 +217,7 @@ class _Sweep:
             new_y.addcmul_(self.excitation.slots[i], from_pool, value=2.0)
             if rectify:
                 _where_positive(new_y, self.active.slots[i], 0.0, grad_input=new_y)
-            new_y.addcmul_(v, keep_y)
-            torch.mul(w, keep_a, out=new_a)
-            new_a.addcmul_(self.pool.slots[i], from_pool)
+            torch.mul(self.pool.slots[i], from_pool, out=new_a)
             new_a.addcmul_(self.inhibition.slots[i], v, value=-0.5)
             if scaled is None:
                 new_gains.copy_(h)
@@ -228,7 +226,10 @@ class _Sweep:
                 _through_sigmoid(h, gates[i], grad_input=grad_gate)
                 new_y.addmm_(grad_gate, scaled.weight_y)
                 new_a.addmm_(grad_gate, scaled.weight_a)
-                torch.mul(h, scaled.step, out=new_gains)
+                torch.addcmul(h, h, scaled.step, value=-1.0, out=new_gains)
+            # The small parts first, and not (1 - k) v, where rounding 1 - k would change small k.
+            new_y.addcmul_(v, weights.step_y, value=-1.0).add_(v)
+            new_a.addcmul_(w, weights.step_a, value=-1.0).add_(w)
             self.adjoint_b[i].addcmul_(self.drive.slots[i], v)
             self.adjoint_b0[i].addcmul_(self.baseline.slots[i], w, value=2.0)
             v, w, h = new_y, new_a, new_gains

@@ -97,8 +97,7 @@ class _Stepper:
         self.y, self.a, self.gains = y, a, gains.clone()
         n = y.shape[-1]
         self.b, self.b0 = self.gains[:, :n], self.gains[:, n:]
-        self.keep_y, self.keep_a = 1.0 - weights.step_y, 1.0 - weights.step_a
-        self.work = [torch.empty_like(y) for _ in range(3)]
+        self.work = [y.new_empty(y.shape) for _ in range(3)]
         # Products with a transposed matrix are slower, and these are needed at every step.
         recurrent, gates = weights.recurrent_weight, weights.gates
         self.recurrent = recurrent if weights.identity else recurrent.mT.contiguous()
@@ -124,12 +123,15 @@ class _Stepper:
                 u.clamp_min_(0.0)
             torch.clamp_min(a, 0.0, out=p)
             torch.sqrt(p, out=s)
-            new_y.add_(u).addcmul_(s, u, value=-1.0).addcmul_(y, self.keep_y)
+            # Not (1 - k) y, where rounding 1 - k would change small k.
+            new_y.add_(u).addcmul_(s, u, value=-1.0).addcmul_(y, weights.step_y, value=-1.0)
+            new_y.add_(y)
             torch.mul(active, active, out=r)
             r.mul_(p)
             torch.mm(r, self.normalization, out=new_a)
             torch.mul(b0, b0, out=s)
-            new_a.addcmul_(s, weights.semisaturation).addcmul_(a, self.keep_a)
+            new_a.addcmul_(s, weights.semisaturation).addcmul_(a, weights.step_a, value=-1.0)
+            new_a.add_(a)
             if gate is not None and weights.gates is not None:
                 gate.addmm_(y, self.gates_y).addmm_(a, self.gates_a).sigmoid_()
                 gains.lerp_(gate, weights.gates.step)

@@ -1,0 +1,66 @@
+"""What a sequence module computes, written anew: a loop that shares no code with the library."""
+
+import torch
+
+from recurrent import State
+
+__all__ = ["oracle"]
+
+
+def oracle(rnn, x, state):
+    """Output and last state for ``x (T, B, k)`` and ``state`` of ``(layers, B, n)`` each."""
+    finals = []
+    rows = list(x)
+    for layer in range(rnn.num_layers):
+        cell = rnn.cells[layer]
+        y, a, b, b0 = (part[layer] for part in state)
+        known = {**dict(cell.named_parameters()), **dict(cell.named_buffers())}
+
+        def free(name, known=known):
+            return known.get(name, known.get(f"parametrizations.{name}.original"))
+
+        def step_size(name, most, known=known, free=free):
+            learned = f"parametrizations.{name}.original" in known
+            return most / (1 + torch.exp(-free(name))) if learned else free(name)
+
+        n = rnn.hidden_size
+        wr = torch.eye(n, dtype=x.dtype)
+        if cell.recurrence != "identity":
+            wr = free("recurrent_weight")
+        if cell.recurrence == "spectral":
+            wr = wr / torch.linalg.svdvals(wr)[0].clamp(min=1)
+        w = 1 / (1 + torch.exp(-free("normalization_weight")))
+        sigma = free("semisaturation")
+        k_y = step_size("step_y", cell.max_steps["y"])
+        k_a = step_size("step_a", cell.max_steps["a"])
+        outputs = []
+        for row in rows:
+            z = torch.einsum("ij,bj->bi", free("input_weight"), row)
+            active = y
+            if cell.model.rectified:
+                z = torch.where(z > 0, z, 0.0)
+                active = torch.where(y > 0, y, 0.0)
+            source = y if cell.rectifier == "after_weights" else active
+            u = torch.einsum("ij,bj->bi", wr, source)
+            if cell.rectifier == "after_weights":
+                u = torch.where(u > 0, u, 0.0)
+            above = a > 0
+            root = torch.where(above, torch.where(above, a, 1.0) ** 0.5, 0.0)
+            pool = active**2 * torch.where(above, a, 0.0)
+            new_y = y + k_y * (b * z - y + (1 - root) * u)
+            new_a = a + k_a * ((b0 * sigma) ** 2 - a + torch.einsum("ij,bj->bi", w, pool))
+            if cell.input_gains == "dynamic":
+                gains = []
+                for gain, name, prefix in ((b, "b", "gain"), (b0, "b0", "baseline_gain")):
+                    total = sum(
+                        torch.einsum("ij,bj->bi", free(f"{prefix}_weight_{part}"), value)
+                        for part, value in (("x", row), ("y", y), ("a", a))
+                    )
+                    size = step_size(f"step_{name}", cell.max_steps["b"])
+                    gains.append(gain + size * (1 / (1 + torch.exp(-total)) - gain))
+                b, b0 = gains
+            y, a = new_y, new_a
+            outputs.append(torch.where(y > 0, y, 0.0) ** 2 if rnn.readout == "rates" else y)
+        finals.append((y, a, b, b0))
+        rows = outputs
+    return torch.stack(rows), State(*(torch.stack(parts) for parts in zip(*finals, strict=True)))

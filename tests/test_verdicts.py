@@ -1,0 +1,48 @@
+"""No circuit is called stable that is not: verdicts against dense eigenvalues."""
+
+import pytest
+import torch
+
+from deq_organics import Circuit, check_stability
+
+DOUBLE = torch.float64
+
+
+def compare(circuit: Circuit) -> int:
+    """Check every verdict and eigenvalue; return how many circuits are unstable."""
+    state = circuit.steady_state(tol=1e-9, on_failure="ignore", check_stability=False)
+    report = check_stability(circuit, state)
+    spectrum = torch.linalg.eigvals(circuit.jacobian(state.y, state.a))
+    leading, size = spectrum.real.amax(-1), spectrum.abs().amax(-1)
+    clear = state.converged & (leading.abs() > 1e-9 * size)
+    assert torch.equal(report.stable[clear], leading[clear] < 0)
+    error = (report.leading_eigenvalue.real - leading).abs() / size
+    assert (error[clear] <= 1e-6).all()
+    return int((leading[clear] > 0).sum())
+
+
+def test_unstable_circuits_with_time_constants_over_three_decades():
+    generator, n = torch.Generator().manual_seed(1), 48
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator, dtype=DOUBLE)
+
+    wr = 3 * torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=DOUBLE))[0]
+    drive = torch.randn(32, n, generator=generator, dtype=DOUBLE)
+    drive = torch.nn.functional.normalize(drive)
+    taus = [10 ** (3 * (uniform(n) - 0.5)) for _ in range(2)]
+    compare(Circuit(drive, 0.01, wr, uniform(n, n), *taus))
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 11, 12, 13, 40, 63, 64, 65])
+def test_random_circuits(n, rectified):
+    generator = torch.Generator().manual_seed(n)
+    for decades, norm in ((0, 0.5), (2, 1.0), (4, 3.0), (5, 5.0)):
+        matrix = torch.randn(n, n, generator=generator, dtype=DOUBLE)
+        wr = norm * torch.linalg.qr(matrix)[0] if decades % 4 else norm * matrix / n**0.5
+        drive = torch.randn(8, n, generator=generator, dtype=DOUBLE)
+        drive = torch.nn.functional.normalize(drive)
+        taus = 10 ** (decades * (torch.rand(2, n, generator=generator, dtype=DOUBLE) - 0.5))
+        w = torch.rand(n, n, generator=generator, dtype=DOUBLE)
+        compare(Circuit(drive, 0.05, wr, w, taus[0], taus[1], rectified=rectified))
