@@ -12,6 +12,7 @@ from typing import NamedTuple
 import matplotlib
 import pytest
 import torch
+from matplotlib import pyplot
 
 matplotlib.use("Agg")
 
@@ -68,7 +69,7 @@ def _leave_no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
     """Pages write their files into an empty folder, and pictures are closed."""
     monkeypatch.chdir(tmp_path)
     yield
-    matplotlib.pyplot.close("all")
+    pyplot.close("all")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python"))])
