@@ -16,7 +16,7 @@ from torch import Tensor
 from . import equations
 from .norms import size_of
 from .solvers import Problem
-from .solvers.acceleration import SecantAccelerator
+from .solvers.acceleration import SecantAccelerator, rounding_part
 from .solvers.preconditioner import Preconditioner
 
 __all__ = [
@@ -134,7 +134,7 @@ def solve_adjoint_iteratively(
     adjoint_y = nothing
     best, best_error = adjoint_y, torch.full_like(scale, torch.inf)
     residual = right
-    accelerator = SecantAccelerator(_DEPTH)
+    accelerator = SecantAccelerator(_DEPTH, rounding_part(g.dtype))
     for step in range(_MAX_ITER):
         if step:
             omega, excess = omega_and_excess(adjoint_y, nothing)

@@ -63,31 +63,26 @@ def test_rest_is_where_the_circuit_stays_without_input():
 
 def test_the_default_says_when_the_state_is_not_reached_from_rest():
     """Newton's method finds the middle of a cycle that is itself stable."""
-    seen = set()
-    for seed in range(40):
-        circuit = Circuit(
-            **random_parameters(
-                (25,), 2, recurrence="per-circuit", shared=False, seed=seed, singular_value=4.0
-            ),
-            tau_a=8.0,
-        )
-        state = circuit.steady_state(tol=1e-9, on_failure="ignore")
-        elsewhere = (state.converged & (state.reached == Reached.NO)).nonzero().squeeze(-1)
-        if elsewhere.numel():
-            assert check_stability(circuit, state).stable[elsewhere].all()
-            text = f"{elsewhere.numel()} of these: stable, but the dynamics from rest end elsewhere"
-            assert text in str(state)
-            from_rest = circuit.steady_state(start="rest", tol=1e-9, on_failure="ignore")
-            same = (from_rest.y - state.y).abs().amax(-1) < 1e-6
-            assert not (from_rest.converged & same)[elsewhere].any()
-            seen.update(elsewhere.tolist())
-        if len(seen) >= 2:
-            break
-    assert seen
+    circuit = Circuit(
+        **random_parameters(
+            (25,), 2, recurrence="per-circuit", shared=False, seed=35, singular_value=4.0
+        ),
+        tau_a=8.0,
+    )
+    state = circuit.steady_state(tol=1e-9, on_failure="ignore")
+    elsewhere = (state.converged & (state.reached == Reached.NO)).nonzero().squeeze(-1)
+    assert elsewhere.numel() > 0
+    assert check_stability(circuit, state).stable[elsewhere].all()
+    text = f"{elsewhere.numel()} of these: stable, but the dynamics from rest end elsewhere"
+    assert text in str(state)
+    from_rest = circuit.steady_state(start="rest", tol=1e-9, on_failure="ignore")
+    same = (from_rest.y - state.y).abs().amax(-1) < 1e-6
+    assert not (from_rest.converged & same)[elsewhere].any()
 
 
 def test_a_start_has_the_gradient_of_the_state_it_leads_to():
-    y, a = vector([-2.0], [0.0], [2.0]), torch.full((3, 1), 0.3, dtype=DOUBLE)
+    y = torch.linspace(-2, 2, 9, dtype=DOUBLE).unsqueeze(-1)
+    a = torch.linspace(0.2, 0.4, 9, dtype=DOUBLE).unsqueeze(-1)
 
     def settled(drive):
         arguments = {**BISTABLE, "input_drive": drive}
@@ -99,7 +94,7 @@ def test_a_start_has_the_gradient_of_the_state_it_leads_to():
     step = 1e-6
     expected = (settled(drive + step) - settled(drive - step)) / (2 * step)
     torch.testing.assert_close(gradient[..., 0], expected, rtol=1e-6, atol=1e-7)
-    assert gradient[0] != gradient[2]
+    assert len({round(float(value), 4) for value in gradient}) == 2
 
 
 def test_a_start_itself_has_no_gradient_and_maps():

@@ -18,6 +18,8 @@ import triton.language as tl
 
 # `_EPSILON` is float32's rounding unit, `_TINY` its smallest normal number.
 _EPSILON = tl.constexpr(1.1920929e-07)
+# As in `solvers.acceleration`.
+_CURVATURE_PART, _ROUNDING_PART = tl.constexpr(0.3), tl.constexpr(1.1920929e-04)
 _TINY = tl.constexpr(1.1754944e-38)
 # As in `..solvers.preconditioner`.
 _SMALLEST_FACTOR = tl.constexpr(1 / 16)
@@ -142,7 +144,9 @@ def _row_factor(diagonal, reference, gain):
 
 
 @triton.jit
-def _propose(x, residual, step, last_r, last_x, basis_r, basis_x, DEPTH: tl.constexpr):
+def _propose(
+    x, residual, step, last_r, last_x, basis_r, basis_x, DEPTH: tl.constexpr, PART: tl.constexpr
+):
     """``SecantAccelerator.propose``, and its memory for the next step.
 
     The last pair ``(r, x + r)`` as ``last_r`` and ``last_x``, ``(N,)``, and the orthonormal basis
@@ -159,7 +163,7 @@ def _propose(x, residual, step, last_r, last_x, basis_r, basis_x, DEPTH: tl.cons
     difference_x -= tl.sum(basis_x * change[:, None], axis=0)
     proposal = moved - tl.sum(basis_x * overlap[:, None], axis=0)
     norm = _length(difference_r)
-    useful = (step > 0) & (norm > length * (1e3 * _EPSILON))
+    useful = (step > 0) & (norm > length * PART)
     scale = tl.where(useful, 1.0 / tl.where(useful, norm, 1.0), 0.0)
     newest_r, newest_x = difference_r * scale, difference_x * scale
     basis_r = tl.where(oldest[:, None], newest_r[None, :], basis_r)
@@ -305,7 +309,7 @@ def solve_kernel(
                 target - y, 1.0 - s, factor, firing, inverse, recurrent, N, WEIGHTS, INVERSE
             )
             v, last_r, last_x, basis_r, basis_x = _propose(
-                v, correction, step, last_r, last_x, basis_r, basis_x, DEPTH
+                v, correction, step, last_r, last_x, basis_r, basis_x, DEPTH, _CURVATURE_PART
             )
             y, a, s, target = _evaluate(v, d, c, pool, recurrent, N, RECTIFIED, WEIGHTS)
             error = _length(target - y) / tl.maximum(_length(y), drive_length)
@@ -448,7 +452,7 @@ def adjoint_kernel(
                 residual, gain, factor, firing, inverse, recurrent, N, WEIGHTS, INVERSE
             )
             adjoint_y, last_r, last_x, basis_r, basis_x = _propose(
-                adjoint_y, correction, step, last_r, last_x, basis_r, basis_x, DEPTH
+                adjoint_y, correction, step, last_r, last_x, basis_r, basis_x, DEPTH, _ROUNDING_PART
             )
             residual, recurrence, omega = _evaluate_adjoint(
                 adjoint_y,

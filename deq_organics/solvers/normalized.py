@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import equations
 from ..norms import size_of
-from .acceleration import SecantAccelerator
+from .acceleration import CURVATURE_PART, SecantAccelerator
 from .preconditioner import Preconditioner
 from .problem import Problem
 from .status import Solution, Status
@@ -66,7 +66,7 @@ def solve_normalized(problem: Problem, tol: float, max_iter: int) -> Solution:
     drive_length = problem.input_drive.norm(dim=-1)
     # Zero input: v is zero then, and exact.
     drive_length = torch.where(drive_length > 0, drive_length, 1.0)
-    accelerator = SecantAccelerator(_DEPTH)
+    accelerator = SecantAccelerator(_DEPTH, CURVATURE_PART)
     for step in range(max_iter + 1):
         point = _evaluate(problem, v, pool_unit)
         # As in `Problem.relative_residual`, with the drive's own length computed once.
