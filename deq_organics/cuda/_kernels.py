@@ -26,9 +26,9 @@ _SMALLEST_FACTOR = tl.constexpr(1 / 16)
 _LARGEST_FACTOR = tl.constexpr(1e4)
 _LARGEST_INVERSE = tl.constexpr(1e4)
 _FAR_AWAY = tl.constexpr(1e8)
-# Circuits beyond these are left to torch.
-_SMALLEST_DRIVE, _LARGEST_DRIVE = tl.constexpr(1e-12), tl.constexpr(1e12)
-_SMALLEST_SEMISATURATION = tl.constexpr(1e-12)
+# Squares of what lies beyond leave the range of float32 unnoticed: left to torch.
+_SMALLEST_DRIVE, _LARGEST_DRIVE = tl.constexpr(1e-6), tl.constexpr(1e12)
+_SMALLEST_SEMISATURATION = tl.constexpr(1e-8)
 
 
 @triton.jit
@@ -86,12 +86,14 @@ def _load_vector(pointer, sample, stride, n, other, N: tl.constexpr):
 
 
 @triton.jit
+def _magnitude(x):
+    """``|x|``, infinite for NaN: a maximum of NaN is whatever the compiler makes of it."""
+    return tl.where(x == x, tl.abs(x), float("inf"))
+
+
+@triton.jit
 def _length(x):
-    """The Euclidean length, also where squares of entries overflow or underflow."""
-    largest = tl.max(tl.abs(x), axis=0)
-    sound = (largest > 0.0) & (largest < float("inf"))
-    size = tl.where(sound, largest, 1.0)
-    return size * tl.sqrt(tl.sum((x / size) * (x / size), axis=0))
+    return tl.sqrt(tl.sum(x * x, axis=0))
 
 
 @triton.jit
@@ -319,7 +321,7 @@ def solve_kernel(
     active = tl.maximum(y, 0.0) if RECTIFIED else y
     excess = c - a + _product(pool, active * active * a, N, WEIGHTS)
     a_length = _length(tl.where(inside, a, 0.0))
-    excess = tl.max(tl.where(inside, tl.abs(excess) / a, 0.0), axis=0)
+    excess = tl.max(tl.where(inside, _magnitude(excess / a), 0.0), axis=0)
     residual = tl.maximum(error, excess)
     solved = (error <= tol) & (residual <= accepted)
     scale = _length(d) + _length(tl.where(inside, c, 0.0)) + 1.0
@@ -333,8 +335,7 @@ def solve_kernel(
 
     times_y = _load_vector(tau_y, sample, stride_tau_y, n, 1.0, N)
     times_a = _load_vector(tau_a, sample, stride_tau_a, n, 1.0, N)
-    # Squares of what lies beyond may leave the range of float32 unnoticed.
-    largest = tl.max(tl.abs(d), axis=0)
+    largest = tl.max(_magnitude(d), axis=0)
     good = good & ((largest == 0.0) | ((largest > _SMALLEST_DRIVE) & (largest < _LARGEST_DRIVE)))
     positive = (c > _SMALLEST_SEMISATURATION) & (times_y > 0.0) & (times_a > 0.0)
     positive = positive & (times_y < float("inf")) & (times_a < float("inf"))
