@@ -38,7 +38,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deq_organics import Circuit, Status, SteadyState
-from deq_organics.solvers.normalized import solve_normalized
+from deq_organics.steady_state.methods.normalized import solve_normalized
 
 TOL = 1e-10
 FAST_ITERATIONS = 60

@@ -6,7 +6,6 @@ circuit implementing divisive normalization", NeurIPS 2024.
 
 from ._version import __version__
 from .circuit import Circuit
-from .energy import energy, energy_form
 from .errors import (
     AdjointWarning,
     SimulationError,
@@ -15,21 +14,22 @@ from .errors import (
     SteadyStateWarning,
 )
 from .layer import ORGaNICsDEQ
-from .linear_response import cross_spectrum, stationary_covariance, transfer_function
-from .normal_modes import NormalModes, normal_modes
-from .oscillators import (
+from .response.linear_response import cross_spectrum, stationary_covariance, transfer_function
+from .response.simulation import simulate
+from .response.spectral_density import CrossSpectrum
+from .stability_report import StabilityReport, check_stability
+from .steady_state.methods import Reached, Status
+from .steady_state.record import SteadyState
+from .theory.energy import energy, energy_form
+from .theory.normal_modes import NormalModes, normal_modes
+from .theory.oscillators import (
     Certificate,
     Oscillators,
     coupled_oscillators,
     m_matrix_certificate,
     oscillator_eigenvalues,
 )
-from .simulation import simulate
-from .solvers import Reached, Status
-from .spectral_density import CrossSpectrum
-from .stability import StabilityReport, check_stability
-from .steady_state import SteadyState
-from .two_dimensional import FixedPoints2D, critical_drive_2d, fixed_points_2d
+from .theory.two_dimensional import FixedPoints2D, critical_drive_2d, fixed_points_2d
 
 __all__ = [
     "AdjointWarning",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import equations
-from ._validation import (
+from .checks import (
     as_float_tensor,
     check_bool,
     check_broadcast,
@@ -19,11 +19,12 @@ from ._validation import (
     check_same_device,
     physical,
 )
-from .backends import BACKENDS, Choice, choose
-from .cuda import prepare
-from .implicit import SolveOptions, steady_state_function
-from .solvers import Problem, Status
-from .steady_state import SteadyState, check_solve_options, report_failures
+from .dispatch import BACKENDS, Choice
+from .steady_state.backends import choose
+from .steady_state.backends.triton import prepare
+from .steady_state.function import SolveOptions, steady_state_function
+from .steady_state.methods import Problem, Status
+from .steady_state.record import SteadyState, check_solve_options, report_failures
 
 __all__ = ["Circuit"]
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ._validation import as_float_tensor
+from .checks import as_float_tensor
 
 __all__ = ["Constrained", "Constraint", "HoldsConstrained"]
 

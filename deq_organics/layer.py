@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._saved_options import Option, SavesOptions
-from ._validation import (
+from . import gated_drive as drive_kernels
+from .checks import (
     as_float_tensor,
     check_all_finite,
     check_bool,
@@ -19,11 +19,10 @@ from ._validation import (
     check_positive_int,
     refuse_export,
 )
-from .backends import BACKENDS, Choice, choose_part, with_parts
 from .circuit import Circuit
 from .constrained import HoldsConstrained
-from .cuda import drive as drive_kernels
-from .cuda.drive import gated_drive
+from .dispatch import BACKENDS, Choice, choose_part, with_parts
+from .gated_drive import gated_drive
 from .parametrizations import (
     Nonnegative,
     Positive,
@@ -32,7 +31,8 @@ from .parametrizations import (
     bound_choice,
     set_bounds_backend,
 )
-from .steady_state import SteadyState, check_solve_options
+from .saved_options import Option, SavesOptions
+from .steady_state.record import SteadyState, check_solve_options
 
 __all__ = ["ORGaNICsDEQ"]
 

@@ -8,7 +8,8 @@ is refused: an assigned weight is never changed silently.
 import torch
 from torch import Tensor, nn
 
-from ._validation import (
+from . import singular_value
+from .checks import (
     as_float_tensor,
     check_choice,
     check_finite,
@@ -16,9 +17,8 @@ from ._validation import (
     check_positive,
     is_transformed,
 )
-from .backends import BACKENDS, Choice, choose_part
 from .constrained import Constrained
-from .cuda import singular_value
+from .dispatch import BACKENDS, Choice, choose_part
 from .spectral_norm import bounding_scale
 
 __all__ = [

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from deq_organics import Circuit, simulate
-from deq_organics.solvers import Problem, Solution
-from deq_organics.solvers.algorithm1 import solve_algorithm1
-from deq_organics.solvers.normalized import solve_normalized
+from deq_organics.steady_state.methods import Problem, Solution
+from deq_organics.steady_state.methods.algorithm1 import solve_algorithm1
+from deq_organics.steady_state.methods.normalized import solve_normalized
 
 NEURONS = 10
 CIRCUITS = 1000

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deq_organics import Circuit
-from deq_organics.solvers import Problem, Status
-from deq_organics.solvers.newton import solve_newton
+from deq_organics.steady_state.methods import Problem, Status
+from deq_organics.steady_state.methods.newton import solve_newton
 
 CANDIDATES, STEPS, LEARNING_RATE = 100, 200, 0.05
 TOL, NEWTON_STEPS = 1e-9, 30

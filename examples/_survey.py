@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from deq_organics import Circuit, equations
-from deq_organics.solvers import Problem, Status
-from deq_organics.solvers.newton import solve_newton
-from deq_organics.solvers.normalized import solve_normalized
+from deq_organics.steady_state.methods import Problem, Status
+from deq_organics.steady_state.methods.newton import solve_newton
+from deq_organics.steady_state.methods.normalized import solve_normalized
 
 TOL = 1e-9
 FAST_ITERATIONS = 40

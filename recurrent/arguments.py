@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from deq_organics._validation import as_float_tensor, check_all_finite, check_finite
+from deq_organics.checks import as_float_tensor, check_all_finite, check_finite
 
 from .dynamics import State
 from .precision import is_autocast, state_type

@@ -16,7 +16,7 @@ rounding uses up.
 import torch
 from torch import Tensor, nn
 
-from deq_organics._validation import as_float_tensor, check_finite, check_number
+from deq_organics.checks import as_float_tensor, check_finite, check_number
 from deq_organics.constrained import HoldsConstrained
 from deq_organics.parametrizations import UnitInterval
 

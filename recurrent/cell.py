@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deq_organics._saved_options import Option, SavesOptions
-from deq_organics._validation import (
+from deq_organics.checks import (
     check_bool,
     check_choice,
     check_number,
@@ -15,6 +14,7 @@ from deq_organics._validation import (
 )
 from deq_organics.constrained import HoldsConstrained
 from deq_organics.parametrizations import Interval, SingularValueBound, UnitInterval
+from deq_organics.saved_options import Option, SavesOptions
 
 from .arguments import check_input, check_state
 from .bounded import SMALLEST_STEP, choose_box

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from deq_organics import equations
-from deq_organics._saved_options import Option, SavesOptions
-from deq_organics._validation import check_bool, check_choice, check_positive_int
-from deq_organics.backends import BACKENDS
+from deq_organics.checks import check_bool, check_choice, check_positive_int
+from deq_organics.dispatch import BACKENDS
 from deq_organics.parametrizations import bound_choice, set_bounds_backend
+from deq_organics.saved_options import Option, SavesOptions
 
 from .arguments import check_input, check_state
 from .backends import Choice, Sequence, backend_names, choose, with_parts

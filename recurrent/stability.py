@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deq_organics._validation import check_number, check_positive_int
+from deq_organics.checks import check_number, check_positive_int
 
 from .arguments import check_input, check_state
 from .cell import ORGaNICsCell

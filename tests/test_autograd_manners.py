@@ -12,7 +12,8 @@ from torch import nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from deq_organics import AdjointWarning, Circuit, ORGaNICsDEQ, SteadyStateWarning, implicit
+from deq_organics import AdjointWarning, Circuit, ORGaNICsDEQ, SteadyStateWarning
+from deq_organics.steady_state import function as implicit
 
 RECURRENCES = ("identity", "spectral", "unconstrained")
 

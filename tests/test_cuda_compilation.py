@@ -11,8 +11,8 @@ pytestmark = [KERNELS, MEASURED]
 # What a call of the division in double precision takes, by the compiler.
 CALL = {"3.6": 16, "3.8": 24}.get(COMPILER, 0)
 
-KERNELS_OF = "deq_organics.cuda._kernels"
-SCALE = "deq_organics.cuda.singular_value._kernels"
+KERNELS_OF = "deq_organics.steady_state.backends.triton._kernels"
+SCALE = "deq_organics.singular_value._kernels"
 SHARED = ("matrices", "diagonals", "references")
 PREPARE = (
     "semisaturation",
@@ -50,8 +50,8 @@ def pointers(names: tuple[str, ...], **others: str) -> dict[str, str]:
 
 
 def programs(padded: int, rectified: bool) -> list[Program]:
-    """Every program of one padded size, as `deq_organics.cuda.steady_state` launches it."""
-    from deq_organics.cuda.steady_state import _options
+    """Every program of one padded size, as the steady state launches it."""
+    from deq_organics.steady_state.backends.triton.launch import _options
 
     options = _options(padded)
     warps = options["num_warps"]

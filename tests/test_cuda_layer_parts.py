@@ -5,10 +5,11 @@ import torch
 from _kernels import DEVICE, KERNELS, pass_self_checks
 from torch import nn
 
-from deq_organics import ORGaNICsDEQ, backends
-from deq_organics.cuda import drive, singular_value
+from deq_organics import ORGaNICsDEQ, singular_value
+from deq_organics import gated_drive as drive
 from deq_organics.layer import _gated_drive
 from deq_organics.parametrizations import SingularValueBound
+from deq_organics.steady_state import backends
 
 pytestmark = KERNELS
 

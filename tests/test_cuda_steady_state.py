@@ -7,8 +7,9 @@ import torch
 from _circuits import random_parameters
 from _kernels import DEVICE, KERNELS, pass_self_checks
 
-from deq_organics import Circuit, ORGaNICsDEQ, Status, SteadyStateWarning, backends
-from deq_organics.solvers.spectrum import is_stable
+from deq_organics import Circuit, ORGaNICsDEQ, Status, SteadyStateWarning
+from deq_organics.stability.spectrum import is_stable
+from deq_organics.steady_state import backends
 
 pytestmark = [
     KERNELS,
@@ -193,7 +194,7 @@ class TestWhatTheKernelsLeaveOpen:
 
     def test_too_few_iterations_without_the_check(self, monkeypatch):
         """What the kernel reports when it is asked directly."""
-        from deq_organics import cuda
+        from deq_organics.steady_state.backends import triton as cuda
 
         problem = Circuit(**arguments(4, 9)).flatten()
         solution, settled = cuda.solve(problem, cuda.prepare(problem), TOL, 2e-6, 1, True)
@@ -204,7 +205,7 @@ class TestWhatTheKernelsLeaveOpen:
     @pytest.mark.parametrize("n", [4, 16])
     def test_unstable_fixed_points_are_not_certified(self, n):
         """Two neurons that excite each other: y = 0 is a fixed point, and unstable."""
-        from deq_organics import cuda
+        from deq_organics.steady_state.backends import triton as cuda
 
         wr = torch.zeros(n, n, device=DEVICE)
         wr[0, 1] = wr[1, 0] = 1.5
@@ -217,7 +218,7 @@ class TestWhatTheKernelsLeaveOpen:
 
     def test_slow_modes_are_recognized(self):
         """Some modes decay slowly: the filter leaves four of them, which the verdict looks at."""
-        from deq_organics import cuda
+        from deq_organics.steady_state.backends import triton as cuda
 
         n = 16
         given = arguments(3, n)
@@ -264,7 +265,7 @@ class TestWhatTheKernelsLeaveOpen:
             circuit.steady_state(backend="cuda")
 
     def test_an_adjoint_that_stalls(self, monkeypatch):
-        from deq_organics.cuda import steady_state
+        from deq_organics.steady_state.backends.triton import launch as steady_state
 
         given = arguments(4, 9)
         results = []

@@ -5,7 +5,8 @@ import torch
 from _circuits import DOUBLE, MODELS, RECURRENCES
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
-from deq_organics import AdjointWarning, Circuit, SteadyStateError, implicit, simulate
+from deq_organics import AdjointWarning, Circuit, SteadyStateError, simulate
+from deq_organics.steady_state import function as implicit
 
 TOL = 1e-13
 LEAVES = ("input_drive", "semisaturation", "recurrent_weight", "normalization_weight")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deq_organics import Circuit, ORGaNICsDEQ
-from deq_organics._validation import check_bool, check_choice, check_number, check_positive_int
+from deq_organics.checks import check_bool, check_choice, check_number, check_positive_int
 
 INTEGERS = [3, np.int64(3), np.int8(3), np.uint16(3), np.array(3), np.array(3, dtype=np.int32)]
 REALS = [*INTEGERS, 0.5, np.float64(0.5), np.float32(0.5), np.float16(0.5), np.longdouble(0.5),

@@ -7,7 +7,7 @@ from torch.autograd import forward_ad
 from torch.func import jacfwd, jacrev
 
 from deq_organics import Circuit, ORGaNICsDEQ, m_matrix_certificate
-from deq_organics.solvers import SOLVERS
+from deq_organics.steady_state.methods import SOLVERS
 
 D = torch.float64
 ONE = torch.ones(1, 1, dtype=D)

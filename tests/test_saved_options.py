@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from deq_organics import ORGaNICsDEQ
-from deq_organics._saved_options import SavedOptionsError, SavesOptions, check_saved_options
+from deq_organics.saved_options import SavedOptionsError, SavesOptions, check_saved_options
 
 # Each shapes the function and leaves the names and shapes of the parameters as they are.
 OPTIONS = [

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from torch.func import hessian, jacrev, jvp
 
 from deq_organics import Circuit, Status, SteadyStateError
-from deq_organics.adjoint import (
+from deq_organics.norms import length, size_of
+from deq_organics.steady_state.adjoint import (
     adjoint_residual,
     solve_adjoint_dense,
     solve_adjoint_iteratively,
 )
-from deq_organics.norms import length, size_of
-from deq_organics.solvers.newton import solve_newton
-from deq_organics.solvers.normalized import solve_normalized
+from deq_organics.steady_state.methods.newton import solve_newton
+from deq_organics.steady_state.methods.normalized import solve_normalized
 
 ROTATION = vector((0.0, 1.0), (-1.0, 0.0))
 # Sizes of drives that float32 and float64 can hold, and their squares where they cannot.

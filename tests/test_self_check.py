@@ -8,10 +8,13 @@ import pytest
 import torch
 from _kernels import DEVICE, KERNELS
 
-from deq_organics import Circuit, ORGaNICsDEQ, _self_check, backends
-from deq_organics.cuda import drive, singular_value, steady_state
-from deq_organics.cuda.self_check import steady_state_failure
+from deq_organics import Circuit, ORGaNICsDEQ, singular_value
+from deq_organics import gated_drive as drive
+from deq_organics import self_check as checks
 from deq_organics.parametrizations import SingularValueBound
+from deq_organics.steady_state import backends
+from deq_organics.steady_state.backends.triton import launch as steady_state
+from deq_organics.steady_state.backends.triton.self_check import steady_state_failure
 from recurrent import ORGaNICsRNN
 from recurrent.backends import cuda as sequences
 
@@ -25,7 +28,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch):
     """As in a new process on a device that kernels can run on: nothing was checked."""
-    monkeypatch.setattr(_self_check, "_RESULTS", {})
+    monkeypatch.setattr(checks, "_RESULTS", {})
     if DEVICE.type == "cpu":
         for module in (backends, drive, singular_value, sequences):
             monkeypatch.setattr(module, "kernel_refusal", lambda device: None)
@@ -61,21 +64,21 @@ class TestTheCheck:
     def test_once_for_each_family_device_and_variant(self):
         check = _Answers()
         for family, variant in [("a", 1), ("a", 1), ("a", 2), ("b", 1), ("b", 1)]:
-            assert _self_check.failure(family, DEVICE, variant, check) is None
-        assert _self_check.failure("a", torch.device("meta"), 1, check) is None
+            assert checks.failure(family, DEVICE, variant, check) is None
+        assert checks.failure("a", torch.device("meta"), 1, check) is None
         assert check.calls == 4
 
     @pytest.mark.parametrize(
         ("error", "told"),
         [
             (RuntimeError("out of\n\n  resource"), "RuntimeError: out of resource"),
-            (_self_check.Deviation("y deviates"), "failed: y deviates"),
+            (checks.Deviation("y deviates"), "failed: y deviates"),
             (ValueError("x" * 1000), "x" * 200 + "..."),
         ],
     )
     def test_a_failure_is_kept_with_its_reason(self, error, told):
         check = _Answers(error)
-        reasons = {_self_check.failure("thing", DEVICE, 1, check) for _ in range(3)}
+        reasons = {checks.failure("thing", DEVICE, 1, check) for _ in range(3)}
         assert check.calls == 1
         (reason,) = reasons
         assert reason.startswith("this device: the self-check of its thing failed: ")
@@ -84,9 +87,7 @@ class TestTheCheck:
     def test_threads_wait_for_one_check(self):
         check, found = _Answers(RuntimeError("no"), seconds=0.2), []
         threads = [
-            threading.Thread(
-                target=lambda: found.append(_self_check.failure("thing", DEVICE, 1, check))
-            )
+            threading.Thread(target=lambda: found.append(checks.failure("thing", DEVICE, 1, check)))
             for _ in range(5)
         ]
         for thread in threads:
@@ -106,7 +107,7 @@ class TestTheCheck:
                 torch.autocast("cpu", dtype=torch.bfloat16),
                 torch.device("meta"),
             ):
-                _self_check.failure("thing", DEVICE, 1, check)
+                checks.failure("thing", DEVICE, 1, check)
             return x
 
         torch.func.vmap(ask)(torch.zeros(2))
@@ -122,20 +123,20 @@ class TestTheCheck:
 
     def test_not_within_a_capture(self, monkeypatch):
         check = _Answers()
-        monkeypatch.setattr(_self_check, "_is_capturing", lambda device: True)
-        assert "capturing stream" in _self_check.failure("thing", DEVICE, 1, check)
+        monkeypatch.setattr(checks, "_is_capturing", lambda device: True)
+        assert "capturing stream" in checks.failure("thing", DEVICE, 1, check)
         assert check.calls == 0
-        monkeypatch.setattr(_self_check, "_is_capturing", lambda device: False)
-        assert _self_check.failure("thing", DEVICE, 1, check) is None
-        monkeypatch.setattr(_self_check, "_is_capturing", lambda device: True)
-        assert _self_check.failure("thing", DEVICE, 1, check) is None
+        monkeypatch.setattr(checks, "_is_capturing", lambda device: False)
+        assert checks.failure("thing", DEVICE, 1, check) is None
+        monkeypatch.setattr(checks, "_is_capturing", lambda device: True)
+        assert checks.failure("thing", DEVICE, 1, check) is None
 
     @pytest.mark.parametrize("error", [1e-3, float("nan"), float("inf")])
     def test_numbers_that_deviate(self, error):
         exact = torch.ones(2, 3, dtype=torch.float64)
-        _self_check.compare("it", exact.float(), exact, 1e-6)
-        with pytest.raises(_self_check.Deviation, match="it deviates by"):
-            _self_check.compare("it", exact + error, exact, 1e-6)
+        checks.compare("it", exact.float(), exact, 1e-6)
+        with pytest.raises(checks.Deviation, match="it deviates by"):
+            checks.compare("it", exact + error, exact, 1e-6)
 
 
 def _off(launch, factor=1.01):
@@ -161,7 +162,7 @@ class TestTheFamilies:
 
     @pytest.mark.parametrize(("kind", "told"), _breakages())
     def test_steady_state(self, kind, told, monkeypatch):
-        from deq_organics.cuda import self_check
+        from deq_organics.steady_state.backends.triton import self_check
 
         solve = self_check.solve
 
@@ -181,7 +182,7 @@ class TestTheFamilies:
 
     @pytest.mark.parametrize(("kind", "told"), _breakages())
     def test_the_adjoint_counts_where_gradients_are_asked(self, kind, told, monkeypatch):
-        from deq_organics.cuda import self_check
+        from deq_organics.steady_state.backends.triton import self_check
 
         monkeypatch.setattr(
             self_check,
@@ -283,8 +284,8 @@ class TestRightKernels:
         assert (choice.backend.name, choice.reason) == ("cuda", "first choice")
 
     def test_variants_are_checked_by_themselves(self, monkeypatch):
-        x, keys = torch.rand(2, 4, 2, device=DEVICE), _self_check._RESULTS
-        monkeypatch.setattr(_self_check, "_run", lambda family, device, check: None)
+        x, keys = torch.rand(2, 4, 2, device=DEVICE), checks._RESULTS
+        monkeypatch.setattr(checks, "_run", lambda family, device, check: None)
         first = ORGaNICsRNN(2, 2, device=DEVICE)
         first.backend_for(x)
         first.backend_for(torch.rand(7, 8, 2, device=DEVICE))
@@ -324,7 +325,7 @@ class TestNamedBackends:
             layer.circuit(x)
             assert layer.recurrent_weight is None or layer.recurrent_weight.shape == (4, 4)
             assert layer.backend_for(x) == ("torch", "named")
-        assert not _self_check._RESULTS
+        assert not checks._RESULTS
 
     @pytest.mark.parametrize("name", ["reference", "fused"])
     @pytest.mark.parametrize("recurrence", ["spectral", "unconstrained"])
@@ -338,7 +339,7 @@ class TestNamedBackends:
             rnn(x)[0].sum().backward()
             choice = rnn.backend_for(x)
             assert (choice.backend.name, choice.reason) == (name, "named")
-        assert not _self_check._RESULTS
+        assert not checks._RESULTS
 
     def test_auto_launches(self, monkeypatch):
         """The kernels that the tests above forbid are those that would run."""

@@ -7,13 +7,13 @@ import torch
 from _circuits import DOUBLE, MODELS, random_parameters
 
 from deq_organics import Circuit, Status
-from deq_organics.solvers import DEFAULT_MAX_ITER, SOLVERS
-from deq_organics.solvers.acceleration import SecantAccelerator, rounding_part
-from deq_organics.solvers.dynamics import follow, rest
-from deq_organics.solvers.newton import solve_newton
-from deq_organics.solvers.normalized import solve_normalized
-from deq_organics.solvers.preconditioner import Preconditioner
-from deq_organics.solvers.spectrum import is_stable, leading_eigenvalues
+from deq_organics.stability.spectrum import is_stable, leading_eigenvalues
+from deq_organics.steady_state.methods import DEFAULT_MAX_ITER, SOLVERS
+from deq_organics.steady_state.methods.acceleration import SecantAccelerator, rounding_part
+from deq_organics.steady_state.methods.newton import solve_newton
+from deq_organics.steady_state.methods.normalized import solve_normalized
+from deq_organics.steady_state.methods.preconditioner import Preconditioner
+from deq_organics.steady_state.methods.relaxation.dynamics import follow, rest
 
 
 def test_names():

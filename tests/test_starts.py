@@ -7,7 +7,7 @@ from scipy.integrate import solve_ivp
 from torch.func import jacrev, vmap
 
 from deq_organics import Circuit, Reached, Status, check_stability, fixed_points_2d
-from deq_organics.solvers.rosenbrock import flow, take_step, tolerances
+from deq_organics.steady_state.methods.relaxation.rosenbrock import flow, take_step, tolerances
 
 ONE = torch.ones(1, 1, dtype=DOUBLE)
 # Settles from rest at y = 0.9151, and has another stable fixed point at y = -0.8626.

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 from deq_organics import Circuit, Status, SteadyState, SteadyStateError, SteadyStateWarning
-from deq_organics.solvers.cycles import verify_cycles
-from deq_organics.solvers.dynamics import follow, rest
-from deq_organics.solvers.rosenbrock import tolerances
+from deq_organics.steady_state.methods.relaxation.cycles import verify_cycles
+from deq_organics.steady_state.methods.relaxation.dynamics import follow, rest
+from deq_organics.steady_state.methods.relaxation.rosenbrock import tolerances
 
 # The dynamics diverge at t = 351; it was reported as an oscillation.
 DIVERGING = {

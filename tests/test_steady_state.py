@@ -353,7 +353,7 @@ def test_a_diverging_search_stays_finite():
 def test_the_check_of_stability_can_be_left_out(circuit, monkeypatch):
     batch = circuit((10,), 3)
     checked = batch.steady_state()
-    monkeypatch.setattr("deq_organics.solvers.auto.is_stable", None)
+    monkeypatch.setattr("deq_organics.steady_state.methods.auto.is_stable", None)
     unchecked = batch.steady_state(check_stability=False)
     assert torch.equal(unchecked.y, checked.y)
     with pytest.raises(TypeError, match="not callable"):

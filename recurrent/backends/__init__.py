@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from deq_organics.backends import Choice as PartChoice
+from deq_organics.dispatch import Choice as PartChoice
 
 from .base import Backend, Sequence
 from .cuda import CudaBackend

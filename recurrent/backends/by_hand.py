@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
 
-from deq_organics._validation import is_transformed, refuse_transforms
+from deq_organics.checks import is_transformed, refuse_transforms
 
 from ..dynamics import Model, State
 from ..precision import full_precision

@@ -17,7 +17,7 @@ from _phase_portraits import find_fixed_points, recurrence_portraits, time_const
 from _plots import save
 from matplotlib.figure import Figure
 
-from deq_organics.solvers.algorithm1 import solve_algorithm1
+from deq_organics.steady_state.methods.algorithm1 import solve_algorithm1
 
 Run = Callable[..., tuple[int, str, str]]
 PNG = b"\x89PNG\r\n\x1a\n"

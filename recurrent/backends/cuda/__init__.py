@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deq_organics._triton import kernel_refusal
+from deq_organics.triton_support import kernel_refusal
 
 from ...dynamics import Model, State
 from ..base import Sequence

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deq_organics._self_check import compare, failure, generator
+from deq_organics.self_check import compare, failure, generator
 
 from ...dynamics import GainParameters, Model, Parameters, State
 from ..base import Sequence

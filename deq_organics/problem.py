@@ -1,0 +1,160 @@
+"""A batch of steady-state problems with one flat batch dimension, as every solver sees them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import equations
+from .norms import size_of, smallest_step
+
+__all__ = ["Problem"]
+
+
+class Problem(NamedTuple):
+    """``B`` circuits of ``n`` neurons of each type; shared tensors have batch size 1 or none."""
+
+    input_drive: Tensor
+    """``(B, n)``"""
+    semisaturation: Tensor
+    """``(B, n)`` or ``(1, n)``"""
+    recurrent_weight: Tensor | None
+    """``(B, n, n)``, ``(n, n)`` or None for the identity"""
+    normalization_weight: Tensor
+    """``(B, n, n)`` or ``(n, n)``"""
+    tau_y: Tensor
+    """``(B, n)`` or ``(1, n)``"""
+    tau_a: Tensor
+    """``(B, n)`` or ``(1, n)``"""
+    exponent: float
+    rectified: bool
+
+    @classmethod
+    def flatten(
+        cls,
+        input_drive: Tensor,
+        semisaturation: Tensor,
+        recurrent_weight: Tensor | None,
+        normalization_weight: Tensor,
+        tau_y: Tensor,
+        tau_a: Tensor,
+        exponent: float,
+        rectified: bool,
+    ) -> "Problem":
+        """From tensors with any leading dimensions, ``input_drive`` having all of them.
+
+        Tensors that the whole batch shares stay shared.
+        """
+        n = input_drive.shape[-1]
+        batch = input_drive.shape[:-1]
+
+        def vector(tensor: Tensor) -> Tensor:
+            if all(size == 1 for size in tensor.shape[:-1]):
+                return tensor.expand(*tensor.shape[:-1], n).reshape(1, n)
+            return tensor.expand(*batch, n).reshape(-1, n)
+
+        def matrix(tensor: Tensor) -> Tensor:
+            if all(size == 1 for size in tensor.shape[:-2]):
+                return tensor.reshape(n, n)
+            return tensor.expand(*batch, n, n).reshape(-1, n, n)
+
+        return cls(
+            input_drive.reshape(-1, n),
+            vector(semisaturation),
+            None if recurrent_weight is None else matrix(recurrent_weight),
+            matrix(normalization_weight),
+            vector(tau_y),
+            vector(tau_a),
+            exponent,
+            rectified,
+        )
+
+    @property
+    def batch_size(self) -> int:
+        return self.input_drive.shape[0]
+
+    def select(self, index: Tensor) -> "Problem":
+        """The circuits chosen by a boolean mask ``(B,)`` or by indices."""
+
+        def pick(tensor: Tensor, batched_ndim: int) -> Tensor:
+            if tensor.ndim < batched_ndim or tensor.shape[0] != self.batch_size:
+                return tensor
+            return tensor[index]
+
+        wr = self.recurrent_weight
+        return self._replace(
+            input_drive=self.input_drive[index],
+            semisaturation=pick(self.semisaturation, 2),
+            recurrent_weight=None if wr is None else pick(wr, 3),
+            normalization_weight=pick(self.normalization_weight, 3),
+            tau_y=pick(self.tau_y, 2),
+            tau_a=pick(self.tau_a, 2),
+        )
+
+    def to(self, dtype: torch.dtype) -> "Problem":
+        wr = self.recurrent_weight
+        return self._replace(
+            input_drive=self.input_drive.to(dtype),
+            semisaturation=self.semisaturation.to(dtype),
+            recurrent_weight=None if wr is None else wr.to(dtype),
+            normalization_weight=self.normalization_weight.to(dtype),
+            tau_y=self.tau_y.to(dtype),
+            tau_a=self.tau_a.to(dtype),
+        )
+
+    def recurrent_matrix(self) -> Tensor:
+        """``Wr`` as a matrix, also where it is the identity."""
+        if self.recurrent_weight is not None:
+            return self.recurrent_weight
+        d = self.input_drive
+        return torch.eye(d.shape[-1], dtype=d.dtype, device=d.device)
+
+    def residual(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """``(tau_y dy/dt, tau_a da/dt)``."""
+        return equations.residual(y, a, *self[:4], self.exponent, self.rectified)
+
+    def jacobian(self, y: Tensor, a: Tensor, *, unit_tau: bool = False) -> Tensor:
+        """Jacobian ``(B, 2n, 2n)`` of the vector field, or of ``residual`` if ``unit_tau``."""
+        tau_y, tau_a = (1.0, 1.0) if unit_tau else (self.tau_y, self.tau_a)
+        weights = (self.recurrent_weight, self.normalization_weight)
+        return equations.jacobian(y, a, *weights, tau_y, tau_a, self.exponent, self.rectified)
+
+    def relative_residual(self, y: Tensor, a: Tensor) -> Tensor:
+        """Backward error ``(B,)``: the larger of both equations' residuals, each by its scale.
+
+        ``max(|r_y| / max(|y|, |d|), max_i |r_a,i| / a_i)``: Euclidean norms for ``y``, whose terms
+        may cancel, and neuron by neuron for ``a``, a sum of positive terms. Hence it is free of
+        units and unchanged when a circuit's inputs are rescaled. It is at least :meth:`graininess`.
+        """
+        residual_y, residual_a, size = self.scaled_residual(y, a)
+        length_y = torch.linalg.vector_norm(y / size, dim=-1)
+        length_d = torch.linalg.vector_norm(self.input_drive / size, dim=-1)
+        scale = torch.maximum(length_y, length_d)
+        # Zero input: the state is exact, or `residual_y` is not zero.
+        error_y = torch.linalg.vector_norm(residual_y, dim=-1) / torch.where(scale > 0, scale, 1.0)
+        error = torch.maximum(error_y, residual_a.abs().amax(-1))
+        return torch.maximum(error, self.graininess(y, a))
+
+    def graininess(self, y: Tensor, a: Tensor) -> Tensor:
+        """What part of a state ``(B,)`` the steps between the smallest numbers of the dtype hide.
+
+        Products that are rounded to such a step leave no trace in a residual.
+        """
+        step = y.new_tensor(smallest_step(y.dtype)) * y.shape[-1] ** 0.5
+        largest = torch.maximum(y.abs().amax(-1), self.input_drive.abs().amax(-1))
+        in_y = torch.where(largest > 0, step / largest, 0.0)
+        return torch.maximum(in_y, step / a.amin(-1))
+
+    def scaled_residual(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``tau_y dy/dt / size``, ``tau_a da/dt / a`` and ``size`` ``(B, 1)`` of ``y`` and ``d``.
+
+        Nothing in it overflows or underflows unless the state or its equations do.
+        """
+        size = size_of(y, self.input_drive)
+        s = equations.inhibitory_firing_rate(a, self.exponent)
+        recurrent = equations.recurrent_drive(y, self.recurrent_weight, self.rectified)
+        residual_y = torch.addcmul(self.input_drive - y, 1.0 - s, recurrent)
+        # (y+ + y-) (a+)^m is the power of y a+.
+        normalized = equations.drive(y, self.rectified) * s
+        pool = equations.pooled_power(self.normalization_weight, normalized, self.exponent)
+        return residual_y / size, (self.semisaturation - a + pool) / a, size

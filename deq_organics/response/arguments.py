@@ -1,0 +1,40 @@
+"""Checks of tensors that go with a circuit."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checks import as_float_tensor, check_same_device
+from ..circuit import Circuit
+
+__all__ = ["as_tensor_or_array", "check_circuit", "like_circuit"]
+
+
+def check_circuit(circuit: Any) -> Circuit:
+    """``circuit``, which must be one and hold values."""
+    if not isinstance(circuit, Circuit):
+        raise TypeError(f"circuit: got {type(circuit).__name__}, expected a Circuit")
+    return circuit
+
+
+def as_tensor_or_array(name: str, value: Any, device: torch.device) -> Tensor:
+    """``value``, a floating-point tensor, or a numpy array of real numbers as one."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        return torch.tensor(value.astype(np.float64), device=device)
+    return as_float_tensor(name, value)
+
+
+def like_circuit(name: str, value: Any, circuit: Circuit) -> Tensor:
+    """``value`` as a tensor of the circuit's device and dtype; numpy arrays are cast to it."""
+    drive = circuit.input_drive
+    tensor = as_tensor_or_array(name, value, drive.device)
+    check_same_device("input_drive", drive, name, tensor)
+    if not isinstance(value, Tensor):
+        tensor = tensor.to(drive.dtype)
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        tensor = tensor.float()
+    if tensor.dtype != drive.dtype:
+        raise ValueError(f"{name}: got {tensor.dtype}, expected {drive.dtype} as the circuit")
+    return tensor

@@ -1,0 +1,9 @@
+"""Steady states by Triton kernels: a batch's solve, with its verdict, or its adjoint in one launch.
+
+The kernels do for one circuit what the torch code does for a batch; what they leave open goes back
+to it. They are tested under Triton's interpreter, and imported when they are first needed.
+"""
+
+from .launch import LARGEST_SIZE, Adjoint, Shared, prepare, solve, solve_adjoint
+
+__all__ = ["LARGEST_SIZE", "Adjoint", "Shared", "prepare", "solve", "solve_adjoint"]

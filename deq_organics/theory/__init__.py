@@ -1,0 +1,1 @@
+"""Theorems as functions: energies, oscillators, normal modes and circuits of two neurons."""
