@@ -20,7 +20,7 @@ from .checks import (
     physical,
 )
 from .dispatch import BACKENDS, Choice
-from .steady_state.backends import choose
+from .steady_state.backends import Work, choose
 from .steady_state.backends.triton import prepare
 from .steady_state.function import SolveOptions, steady_state_function
 from .steady_state.methods import Problem, Status
@@ -394,14 +394,13 @@ class Circuit:
             ) from None
         return y.detach(), a.detach()
 
-    def backend_for(self, solver: str = "auto", backend: str = "auto") -> Choice:
+    def backend_for(self, solver: str = "auto", backend: str = "auto") -> Choice[str]:
         """Which backend :meth:`steady_state` takes with these arguments, and why.
 
         Raises:
             RuntimeError: The named backend does not apply.
         """
-        return choose(
-            check_choice("backend", backend, BACKENDS),
+        work = Work(
             solver,
             self.input_drive,
             self.recurrent_weight,
@@ -410,6 +409,7 @@ class Circuit:
             self.exponent,
             self.rectified,
         )
+        return choose(check_choice("backend", backend, BACKENDS), work)
 
     def flatten(self) -> Problem:
         """The same circuits with one batch dimension, as the solvers take them."""

@@ -271,7 +271,7 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
         self._backend = check_choice("backend", name, BACKENDS)
         set_bounds_backend(self, self._backend)
 
-    def _gate_choice(self, drive: Tensor, logit: Tensor) -> Choice:
+    def _gate_choice(self, drive: Tensor, logit: Tensor) -> Choice[str]:
         """By what the gated drive is computed, and why."""
         refusal = None if self.backend == "torch" else drive_kernels.refusal(drive, logit)
         return choose_part(
@@ -286,7 +286,7 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
             return gated_drive(drive, logit, _gated_drive)
         return _gated_drive(drive, logit)
 
-    def backend_for(self, x: Tensor) -> Choice:
+    def backend_for(self, x: Tensor) -> Choice[str]:
         """Which backend solves for inputs ``x``, and why; also of parts that another one computes.
 
         Raises:

@@ -72,7 +72,7 @@ class SingularValueBound(nn.Module):
         check_finite(self.name, weight)
         return weight * self._scale(weight)
 
-    def backend_for(self, weight: Tensor) -> Choice:
+    def backend_for(self, weight: Tensor) -> Choice[str]:
         """By what the singular value of this matrix is computed, and why.
 
         Raises:
@@ -113,7 +113,7 @@ def set_bounds_backend(module: nn.Module, backend: str) -> None:
             child.backend = backend
 
 
-def bound_choice(module: nn.Module) -> dict[str, Choice]:
+def bound_choice(module: nn.Module) -> dict[str, Choice[str]]:
     """By what the singular-value bound in a module is computed; empty without one."""
     for child in module.modules():
         if isinstance(child, Constrained) and isinstance(child.constraint, SingularValueBound):

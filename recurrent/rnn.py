@@ -13,7 +13,7 @@ from deq_organics.parametrizations import bound_choice, set_bounds_backend
 from deq_organics.saved_options import Option, SavesOptions
 
 from .arguments import check_input, check_state
-from .backends import Choice, Sequence, backend_names, choose, with_parts
+from .backends import Backend, Choice, Sequence, backend_names, choose, with_parts
 from .cell import ORGaNICsCell
 from .dynamics import State
 from .packing import blocks_of, packed_like, run_blocks, select
@@ -187,7 +187,9 @@ class ORGaNICsRNN(SavesOptions):
         """The options that the state dict keeps beside those of each layer."""
         return {"num_layers": self.num_layers, "readout": self.readout}
 
-    def backend_for(self, x: Tensor | PackedSequence, state: State | None = None) -> Choice:
+    def backend_for(
+        self, x: Tensor | PackedSequence, state: State | None = None
+    ) -> Choice[Backend]:
         """Which backend the first layer takes for these arguments, and why; see also its parts.
 
         The reason names the bound of ``Wr`` where that is computed otherwise.

@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from deq_organics import dispatch
+
 from ..dynamics import GainParameters, Model, Parameters, State
 
 __all__ = ["Backend", "Sequence"]
@@ -31,13 +33,8 @@ class Sequence(NamedTuple):
                 yield value
 
 
-class Backend(Protocol):
+class Backend(dispatch.Backend[Sequence], Protocol):
     """One way to compute a :class:`Sequence`; all of them return the same numbers."""
-
-    name: str
-
-    def refusal(self, sequence: Sequence) -> str | None:
-        """Why this backend cannot compute the sequence, as part of a sentence; None if it can."""
 
     def run(self, sequence: Sequence) -> tuple[Tensor, State]:
         """``y`` after every step, ``(T, B, n)``, and the last state, each ``(B, n)``."""

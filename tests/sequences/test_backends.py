@@ -199,7 +199,7 @@ def test_a_registered_backend_is_asked_first(monkeypatch):
             y = sequence.state.y
             return y.new_full((len(sequence.x), *y.shape), 3.0), sequence.state
 
-    monkeypatch.setattr(registry, "_BACKENDS", dict(registry._BACKENDS))
+    monkeypatch.setattr(registry._BACKENDS, "_backends", dict(registry._BACKENDS._backends))
     registry.register(Constant())
     rnn = ORGaNICsRNN(2, 3)
     assert (rnn(torch.rand(4, 1, 2))[0] == 3).all()

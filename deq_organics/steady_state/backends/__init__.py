@@ -1,82 +1,97 @@
 """By what a steady state is computed: torch everywhere, or CUDA kernels where they apply."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ...checks import refuse_transforms
-from ...dispatch import Choice
+from ...dispatch import Backend, Choice, Registry
 from ...triton_support import kernel_refusal
 from .triton import LARGEST_SIZE
 from .triton.self_check import steady_state_failure
 
-__all__ = ["choose"]
+__all__ = ["BACKENDS", "Work", "choose"]
 
 
-def choose(
-    name: str,
-    solver: str,
-    input_drive: Tensor,
-    recurrent_weight: Tensor | None,
-    normalization_weight: Tensor,
-    others: tuple[Tensor, ...],
-    exponent: float,
-    rectified: bool,
-) -> Choice:
+class Work(NamedTuple):
+    """Circuits to solve, their tensors with any leading dimensions, and by which solver."""
+
+    solver: str
+    input_drive: Tensor
+    """Has all leading dimensions of the circuits."""
+    recurrent_weight: Tensor | None
+    normalization_weight: Tensor
+    others: tuple[Tensor, ...]
+    exponent: float
+    rectified: bool
+
+
+class TritonBackend:
+    """One program per circuit, where the kernels can take it and passed their self-check."""
+
+    name = "cuda"
+
+    def refusal(self, work: Work) -> str | None:
+        refusal = _refusal(work)
+        if refusal is not None:
+            return refusal
+        tensors = (
+            work.input_drive,
+            work.recurrent_weight,
+            work.normalization_weight,
+            *work.others,
+        )
+        differentiated = torch.is_grad_enabled() and any(
+            tensor is not None and tensor.requires_grad for tensor in tensors
+        )
+        return steady_state_failure(work.input_drive, work.rectified, differentiated)
+
+
+class TorchBackend:
+    """Every solver, circuit, device and transform."""
+
+    name = "torch"
+
+    def refusal(self, work: Work) -> None:
+        return None
+
+
+BACKENDS: Registry[Work, Backend[Work]] = Registry(TritonBackend(), TorchBackend())
+
+
+def choose(name: str, work: Work) -> Choice[str]:
     """The backend of that name, or with ``"auto"`` the fastest that can solve such circuits.
 
-    ``input_drive`` has all leading dimensions of the circuits.
+    By its name, which is what users compare and print.
 
     Raises:
         RuntimeError: The named backend cannot solve them.
     """
-    if name == "torch":
-        return Choice(name, "named")
-    refusal = _refusal(
-        solver, input_drive, recurrent_weight, normalization_weight, others, exponent
-    )
-    if refusal is None:
-        tensors = (input_drive, recurrent_weight, normalization_weight, *others)
-        differentiated = torch.is_grad_enabled() and any(
-            tensor is not None and tensor.requires_grad for tensor in tensors
-        )
-        refusal = steady_state_failure(input_drive, rectified, differentiated)
-    if refusal is None:
-        return Choice("cuda", "named" if name == "cuda" else "first choice")
-    if name == "cuda":
-        raise RuntimeError(
-            f"backend: got 'cuda', which does not support {refusal}; "
-            "expected 'torch' or 'auto' here"
-        )
-    return Choice("torch", f"cuda does not support {refusal}")
+    backend, reason = BACKENDS.choose(name, work)
+    return Choice(backend.name, reason)
 
 
-def _refusal(
-    solver: str,
-    input_drive: Tensor,
-    recurrent_weight: Tensor | None,
-    normalization_weight: Tensor,
-    others: tuple[Tensor, ...],
-    exponent: float,
-) -> str | None:
+def _refusal(work: Work) -> str | None:
     """Why the kernels cannot solve such circuits, as part of a sentence; None if they can."""
-    device = kernel_refusal(input_drive.device)
+    drive, wr, w = work.input_drive, work.recurrent_weight, work.normalization_weight
+    device = kernel_refusal(drive.device)
     if device is not None:
         return device
-    if solver != "auto":
-        return f"the solver {solver!r}, only 'auto'"
-    if recurrent_weight is None:
+    if work.solver != "auto":
+        return f"the solver {work.solver!r}, only 'auto'"
+    if wr is None:
         return "circuits without recurrent weights: they have a closed form"
-    weights = (recurrent_weight, normalization_weight)
-    if (transforms := refuse_transforms((input_drive, *weights, *others))) is not None:
+    if (transforms := refuse_transforms((drive, wr, w, *work.others))) is not None:
         return transforms
-    if any(size != 1 for weight in weights for size in weight.shape[:-2]):
+    if any(size != 1 for weight in (wr, w) for size in weight.shape[:-2]):
         return "weights of each circuit's own, only weights that all circuits share"
-    if exponent != 2.0:
-        return f"the exponent {exponent:g}, only 2"
-    if input_drive.dtype != torch.float32:
-        return f"{input_drive.dtype}, only float32"
-    if input_drive.shape[-1] > LARGEST_SIZE:
-        return f"{input_drive.shape[-1]} neurons, only up to {LARGEST_SIZE}"
-    if input_drive.numel() == 0:
+    if work.exponent != 2.0:
+        return f"the exponent {work.exponent:g}, only 2"
+    if drive.dtype != torch.float32:
+        return f"{drive.dtype}, only float32"
+    if drive.shape[-1] > LARGEST_SIZE:
+        return f"{drive.shape[-1]} neurons, only up to {LARGEST_SIZE}"
+    if drive.numel() == 0:
         return "an empty batch"
     return None
