@@ -26,7 +26,8 @@ _SMALLEST_EXTENT = 1e-3
 _FIRST_REFERENCE = 32
 _SECANT_STEPS = 3
 _ROUGH_RTOL, _ROUGH_STEPS, _RTOL, _NEWTON_STEPS, _PERIODS = 1e-4, 2, 1e-6, 5, 2
-_MAX_STEPS = 5_000
+# Of one period.
+_MAX_STEPS = 1_000
 # A return of the periodic solution to itself, between the steps of its integration.
 _SAME = 1e-3
 # How much of a distance from the cycle may change otherwise than by the monodromy matrix.
@@ -214,11 +215,15 @@ def verify_cycles(
     """
     limit, slope = _CLOSED * extent, flow(problem, state)
     point, first = state, period
+    alive = torch.ones_like(period, dtype=torch.bool)
     for rtol in (*[_ROUGH_RTOL] * _ROUGH_STEPS, *[_RTOL] * _NEWTON_STEPS):
         section = _Section(point, flow(problem, point) / scale.square(), scale)
-        end, monodromy, found = _one_period(problem, point, period, rtol, section, _SAME * extent)
+        time = torch.where(alive, period, 0.0)
+        end, monodromy, found = _one_period(problem, point, time, rtol, section, _SAME * extent)
         gap = _size(end - point, scale)
-        open_ = ~(gap <= limit) | (rtol == _ROUGH_RTOL)
+        # Where a period takes too many steps, it is not tried again.
+        alive &= torch.isfinite(gap)
+        open_ = alive & (~(gap <= limit) | (rtol == _ROUGH_RTOL))
         if not open_.any():
             break
         step, delay = _close(monodromy, end - point, flow(problem, end), slope, scale)
@@ -226,7 +231,7 @@ def verify_cycles(
         point = torch.where(usable.unsqueeze(-1), point + step, point)
         period = torch.where(usable, period + delay, period)
     distance, here = _size(point - state, scale), flow(problem, point)
-    verdict = (gap <= limit) & (distance <= _BESIDE * extent)
+    verdict = alive & (gap <= limit) & (distance <= _BESIDE * extent)
     verdict &= (period - first).abs() <= _BESIDE * first
     # A fixed point returns after every time.
     verdict &= 2.0 * _size(here, scale) >= _size(slope, scale)

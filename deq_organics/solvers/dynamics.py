@@ -210,14 +210,17 @@ class Paths:
         beside = (found.status == Status.CONVERGED) & (distance <= _DISTANCE)
         stable = is_stable(part, found.y, found.a, beside & (speed <= _SLOWER))
         # What is at rest but for rounding, look after look, stays there.
-        at_rest = beside & unstable & (speed <= _SLOWEST)
+        undecided = beside & ~unstable & ~stable & (speed <= _SLOWER)
+        at_rest = undecided | (beside & unstable & (speed <= _SLOWEST))
         self._calm[rows] = torch.where(at_rest, self._calm[rows] + 1, 0)
-        stays = ~stable & (self._calm[rows] >= _PATIENCE)
+        stays = at_rest & (self._calm[rows] >= _PATIENCE)
         self._end_status[self._row[rows[stays]]] = int(Status.UNSTABLE)
+        self._end_status[self._row[rows[stays & undecided]]] = int(Status.UNDECIDED)
         self._end_status[self._row[rows[stable]]] = int(Status.CONVERGED)
         ends = stable | stays
         self._state[rows] = torch.where(ends.unsqueeze(-1), point, state)
-        self._level[rows] = (1e-2 * self._level[rows]).clamp_min(_SLOWEST)
+        level = (1e-2 * self._level[rows]).clamp_min(_SLOWEST)
+        self._level[rows] = torch.where(undecided, _SLOWER, level)
         self._slow = torch.zeros_like(self._slow)
         return torch.zeros_like(slow).index_put((rows,), ends)
 
