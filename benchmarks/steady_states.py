@@ -32,13 +32,13 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from _output import machine, save_json, table
-from _trajectory import Fate, Parameters, follow, random_start, rest
 from torch import Tensor
 from tqdm import tqdm
 
 from deq_organics import Circuit, Status, SteadyState
 from deq_organics.solvers.normalized import solve_normalized
+from harness.output import machine, save_json, table
+from harness.trajectory import Fate, Parameters, follow, random_start, rest
 
 TOL = 1e-10
 FAST_ITERATIONS = 60
