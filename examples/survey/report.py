@@ -6,24 +6,19 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 
 from program.pictures import COLOURS, save
 from survey.conditions import WEIGHTS, Condition
 from survey.verdicts import Verdict
 
 Totals = Mapping[Condition, Mapping[str, int]]
-# Two-sided 95 %.
-QUANTILE = 1.959964
 
 
 def interval(successes: int, total: int) -> tuple[float, float]:
     """Wilson's 95 % confidence interval of a probability."""
-    share, z = successes / total, QUANTILE
-    middle = share + z * z / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    low, high = (middle - spread) / scale, (middle + spread) / scale
-    return (0.0 if successes == 0 else low), (1.0 if successes == total else high)
+    limits = binomtest(successes, total).proportion_ci(0.95, method="wilson")
+    return float(limits.low), float(limits.high)
 
 
 def render_table(totals: Totals) -> str:
