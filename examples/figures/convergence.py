@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from deq_organics import Circuit, simulate
+from deq_organics import Circuit, scale_to_singular_value, simulate
 from deq_organics.solvers import Problem, Solution
 from deq_organics.solvers.algorithm1 import solve_algorithm1
 from deq_organics.solvers.normalized import solve_normalized
@@ -63,8 +63,7 @@ def draw_circuits(count: int, generator: torch.Generator) -> Circuit:
     b, b0, sigma = (uniform(NEURONS) for _ in range(3))
     w, wr, z = uniform(NEURONS, NEURONS), normal(NEURONS, NEURONS), normal(NEURONS)
     z = uniform(1) * z / z.norm(dim=-1, keepdim=True)
-    wr = wr / torch.linalg.matrix_norm(wr, 2, keepdim=True)
-    return Circuit(b * z, (b0 * sigma) ** 2, wr, w)
+    return Circuit(b * z, (b0 * sigma) ** 2, scale_to_singular_value(wr), w)
 
 
 def settle_circuits(count: int, generator: torch.Generator) -> SettledCircuits:

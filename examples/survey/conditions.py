@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from deq_organics import Circuit
+from deq_organics import Circuit, scale_to_singular_value
 
 Weights = Literal["free", "symmetric", "nonnegative", "positive definite"]
 
@@ -52,7 +52,7 @@ class Condition:
         elif self.weights == "positive definite":
             rotation = torch.linalg.qr(wr).Q
             wr = (rotation * uniform(1, n)) @ rotation.mT
-        wr = self.singular_value * wr / torch.linalg.matrix_norm(wr, 2, keepdim=True)
+        wr = scale_to_singular_value(wr, self.singular_value)
         z = gaussian(n)
         z = self.input_norm * z / torch.linalg.vector_norm(z, dim=-1, keepdim=True)
         semisaturation = (uniform(n) * self.semisaturation * uniform(n)).square()
