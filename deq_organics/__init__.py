@@ -24,8 +24,9 @@ from .oscillators import (
     m_matrix_certificate,
     oscillator_eigenvalues,
 )
+from .random_circuits import draw_circuits, scale_to_singular_value
 from .simulation import simulate
-from .solvers import Status
+from .solvers import Reached, Status
 from .spectral_density import CrossSpectrum
 from .stability import StabilityReport, check_stability
 from .steady_state import SteadyState
@@ -40,6 +41,7 @@ __all__ = [
     "NormalModes",
     "ORGaNICsDEQ",
     "Oscillators",
+    "Reached",
     "SimulationError",
     "SimulationWarning",
     "StabilityReport",
@@ -52,12 +54,14 @@ __all__ = [
     "coupled_oscillators",
     "critical_drive_2d",
     "cross_spectrum",
+    "draw_circuits",
     "energy",
     "energy_form",
     "fixed_points_2d",
     "m_matrix_certificate",
     "normal_modes",
     "oscillator_eigenvalues",
+    "scale_to_singular_value",
     "simulate",
     "stationary_covariance",
     "transfer_function",

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from . import equations
+from .norms import size_of
 from .solvers import Problem
-from .solvers.acceleration import SecantAccelerator
+from .solvers.acceleration import SecantAccelerator, rounding_part
 from .solvers.preconditioner import Preconditioner
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "solve_adjoint_dense",
     "solve_adjoint_identity",
     "solve_adjoint_iteratively",
+    "tangent_residual",
 ]
 
 _DEPTH = 6
@@ -48,23 +50,58 @@ def solve_adjoint_identity(problem: Problem, y: Tensor, a: Tensor, g: Tensor) ->
     return torch.cat([adjoint_y, adjoint_a], -1)
 
 
-def adjoint_residual(problem: Problem, y: Tensor, a: Tensor, adjoint: Tensor, g: Tensor) -> Tensor:
-    """``|J^T lambda + g| / max(|g|, |lambda|)`` per sample, 0 where both vanish."""
+def adjoint_residual(
+    problem: Problem, y: Tensor, a: Tensor, adjoint: Tensor, g: Tensor, *, direct: bool = False
+) -> Tensor:
+    """Relative residual ``(B,)`` of ``lambda``, 0 where it and ``g`` vanish.
+
+    ``|J^T lambda + g|`` in the rows of ``y`` by ``max(|g_y|, |lambda_y|)`` and in those of ``a`` by
+    ``max(|g_a|, |lambda_a|)``: their units differ. For a ``direct`` solve the terms of a row count
+    too, which may be larger and cancel: no solution is closer than their rounding.
+    """
     lin = equations.linearize(y, a, problem.recurrent_weight, problem.exponent, problem.rectified)
     adjoint_y, adjoint_a = adjoint.chunk(2, -1)
+    g_y, g_a = g.chunk(2, -1)
     recurrent = _transposed(problem.recurrent_weight, lin.gain * adjoint_y)
     if lin.slope is not None:
         recurrent = lin.slope * recurrent
     omega = _transposed(problem.normalization_weight, adjoint_a)
-    error = torch.cat(
-        [
-            recurrent - adjoint_y + lin.excitation * omega,
-            lin.pool * omega - lin.inhibition * adjoint_y - adjoint_a,
-        ],
-        -1,
+    excited, pooled = lin.excitation * omega, lin.pool * omega
+    inhibited = lin.inhibition * adjoint_y
+    return torch.hypot(
+        _relative(
+            recurrent - adjoint_y + excited + g_y,
+            (g_y, adjoint_y, *((recurrent, excited) if direct else ())),
+        ),
+        _relative(
+            pooled - inhibited - adjoint_a + g_a,
+            (g_a, adjoint_a, *((pooled, inhibited) if direct else ())),
+        ),
     )
-    scale = torch.maximum(g.norm(dim=-1), adjoint.norm(dim=-1))
-    return (error + g).norm(dim=-1) / scale.clamp_min(torch.finfo(g.dtype).tiny)
+
+
+def tangent_residual(jacobian: Tensor, tangent: Tensor, flow: Tensor) -> Tensor:
+    """Relative residual ``(B,)`` of a direct solution of ``J tangent = -flow``, likewise."""
+    n = flow.shape[-1] // 2
+    tangent_y, tangent_a = tangent.chunk(2, -1)
+    by_y = equations.matvec(jacobian[..., :n], tangent_y).chunk(2, -1)
+    by_a = equations.matvec(jacobian[..., n:], tangent_a).chunk(2, -1)
+    errors = [
+        _relative(from_y + from_a + part, (part, own, from_y, from_a))
+        for from_y, from_a, part, own in zip(
+            by_y, by_a, flow.chunk(2, -1), (tangent_y, tangent_a), strict=True
+        )
+    ]
+    return torch.hypot(*errors)
+
+
+def _relative(residual: Tensor, scales: tuple[Tensor, ...]) -> Tensor:
+    """The length of a residual ``(B, n)`` by that of the longest of some vectors, ``(B,)``."""
+    size = size_of(*scales)
+    lengths = [torch.linalg.vector_norm(vector / size, dim=-1) for vector in scales]
+    longest = torch.stack(lengths).amax(0)
+    longest = torch.where(longest > 0, longest, 1.0)
+    return torch.linalg.vector_norm(residual / size, dim=-1) / longest
 
 
 def solve_adjoint_iteratively(
@@ -76,30 +113,41 @@ def solve_adjoint_iteratively(
     firing = None if lin.slope is None else lin.slope > 0
     precondition = Preconditioner(problem).at(lin.gain, firing, transpose=True)
     active = equations.drive(y, problem.rectified) / (problem.exponent * a)
-    scale = g.norm(dim=-1).clamp_min(torch.finfo(g.dtype).tiny)
 
-    def evaluate(adjoint_y: Tensor) -> tuple[Tensor, Tensor]:
+    def omega_and_excess(adjoint_y: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """``W^T`` of ``start`` and of what ``lambda_y`` adds, and ``lambda_y - recurrence``."""
         recurrent = _transposed(problem.recurrent_weight, lin.gain * adjoint_y)
-        excess = adjoint_y - recurrent - g_y
-        left = torch.addcmul(g_a, active, excess).addcmul_(lin.inhibition, adjoint_y, value=-1.0)
-        omega = _transposed(problem.normalization_weight, left)
+        excess = adjoint_y - recurrent
+        left = torch.addcmul(start, active, excess).addcmul_(lin.inhibition, adjoint_y, value=-1.0)
         if lin.slope is not None:
-            excess = adjoint_y - lin.slope * recurrent - g_y
-        return torch.addcmul(-excess, lin.excitation, omega), omega
+            excess = adjoint_y - lin.slope * recurrent
+        return _transposed(problem.normalization_weight, left), excess
 
-    adjoint_y = torch.zeros_like(g_y)
+    # The equation that is left is linear in lambda_y, and solved for a right-hand side of size 1.
+    nothing = torch.zeros_like(g_y)
+    explicit = torch.addcmul(g_a, active, g_y, value=-1.0)
+    right = torch.addcmul(g_y, lin.excitation, _transposed(problem.normalization_weight, explicit))
+    size = size_of(right)
+    right = right / size
+    scale = torch.linalg.vector_norm(right, dim=-1)
+    scale = torch.where(scale > 0, scale, 1.0)
+    adjoint_y = nothing
     best, best_error = adjoint_y, torch.full_like(scale, torch.inf)
-    accelerator = SecantAccelerator(_DEPTH)
-    for _ in range(_MAX_ITER):
-        residual, _ = evaluate(adjoint_y)
-        error = residual.norm(dim=-1) / scale
+    residual = right
+    accelerator = SecantAccelerator(_DEPTH, rounding_part(g.dtype))
+    for step in range(_MAX_ITER):
+        if step:
+            omega, excess = omega_and_excess(adjoint_y, nothing)
+            residual = torch.addcmul(right - excess, lin.excitation, omega)
+        error = torch.linalg.vector_norm(residual, dim=-1) / scale
         better = error < best_error
         best = torch.where(better.unsqueeze(-1), adjoint_y, best)
         best_error = torch.where(better, error, best_error)
         if (best_error <= tol).all():
             break
         adjoint_y = accelerator.propose(adjoint_y, precondition(residual))
-    _, omega = evaluate(best)
+    best = best * size
+    omega, _ = omega_and_excess(best, explicit)
     adjoint_a = g_a - lin.inhibition * best + lin.pool * omega
     adjoint = torch.cat([best, adjoint_a], -1)
     return adjoint, adjoint_residual(problem, y, a, adjoint, g)

@@ -257,8 +257,14 @@ class Circuit:
         on_failure: str = "warn",
         check_stability: bool = True,
         backend: str = "auto",
+        start: str | tuple[Tensor, Tensor] | None = None,
     ) -> SteadyState:
         """The circuit's steady state, differentiable by every tensor but the time constants.
+
+        A circuit may have several, or a stable one beside a cycle. Without ``start`` this is a
+        stable fixed point, and not necessarily the one that the circuit reaches from rest: that
+        is a matter of its dynamics and its time constants, which ``start="rest"`` follows. *Rest*
+        is ``y = 0, a = c``, the fixed point of the circuit without input.
 
         Args:
             solver: ``"auto"`` (closed form where ``Wr = I``; else the fast fixed-point iteration,
@@ -268,8 +274,8 @@ class Circuit:
                 ``"simple_fixed_point_iter"``. Only ``auto`` checks that the fixed point is stable.
             tol: Largest relative residual of a solved circuit; never less than 16 times the
                 rounding unit of the dtype (1.9e-6 in float32) is asked for in the end.
-            max_iter: Iterations of the solver (``auto``: of its fast iteration); None is the
-                solver's own default.
+            max_iter: Iterations of the solver (``auto``: of its fast iteration; with ``start``:
+                steps along the trajectory); None is the solver's own default.
             on_failure: For circuits without a steady state in reach: ``"error"`` raises
                 :class:`SteadyStateError`, ``"warn"`` warns and returns NaN for them,
                 ``"ignore"`` returns finite numbers and leaves it to the caller to look at
@@ -277,18 +283,26 @@ class Circuit:
             check_stability: Whether ``auto`` also checks that each fixed point which the fast
                 iteration found is stable. Without it the solve is faster, and a fixed point that
                 is not stable may be returned: check such circuits with
-                :func:`deq_organics.check_stability`.
+                :func:`deq_organics.check_stability`. With ``start`` it is always checked.
             backend: ``"torch"`` (works everywhere), ``"cuda"`` (Triton kernels; raises where it
                 does not apply) or ``"auto"`` (the faster one that applies; see
                 :meth:`backend_for`).
+            start: Where the dynamics start: ``"rest"``, or a state ``(y, a)``, tensors of shape
+                ``(..., n)`` whose leading dimensions broadcast with the circuits', ``a`` positive.
+                The result is then the stable fixed point where the circuit itself settles from
+                there: each trajectory is followed by a stiff integration that controls its error,
+                and where it ends Newton's method finds the fixed point beside it. A circuit that
+                does not settle is reported, also where it has a stable fixed point elsewhere. For
+                ``solver="auto"`` only; by torch, and much slower than without.
 
         Returns:
-            The state with residual, iterations and status per circuit.
+            The state with residual, iterations, status and what is known of the dynamics, per
+            circuit.
 
         Raises:
             RuntimeError: The named backend does not apply.
         """
-        return self._solve(solver, tol, max_iter, on_failure, check_stability, backend)
+        return self._solve(solver, tol, max_iter, on_failure, check_stability, backend, start=start)
 
     def _solve(
         self,
@@ -299,12 +313,16 @@ class Circuit:
         check_stability: bool,
         backend: str,
         check_values: Callable[[], None] | None = None,
+        start: str | tuple[Tensor, Tensor] | None = None,
     ) -> SteadyState:
         """As :meth:`steady_state`; ``check_values`` is still to be called, early or on failure."""
         drive = self.input_drive
-        tol, max_iter = check_solve_options(solver, tol, max_iter, on_failure, drive.dtype)
+        begin = None if start is None else self._start(start, solver, backend)
+        tol, max_iter = check_solve_options(
+            solver, tol, max_iter, on_failure, drive.dtype, follows=begin is not None
+        )
         shared = None
-        if self.backend_for(solver, backend).backend == "cuda":
+        if begin is None and self.backend_for(solver, backend).backend == "cuda":
             with torch.no_grad():
                 shared = prepare(self.flatten())
         elif check_values is not None:
@@ -320,24 +338,60 @@ class Circuit:
             shared,
             check_values or self._check_values,
         )
-        y, a, residual, iterations, status = steady_state_function(
+        lead = self.batch_shape
+        if begin is not None:
+            lead = torch.broadcast_shapes(lead, *(part.shape[:-1] for part in begin))
+        solution = steady_state_function(
             options,
-            drive.expand(*self.batch_shape, self.n),
+            drive.expand(*lead, self.n),
             self.semisaturation,
             self.recurrent_weight,
             self.normalization_weight,
             self.tau_y,
             self.tau_a,
+            begin,
         )
+        y, a, residual, iterations, status, reached, period, time = solution
         converged = status == Status.CONVERGED
         # Before NaN is put in, so that none flows back.
         rates = equations.firing_rate(y, self.exponent)
         if on_failure != "ignore" and not physical(converged).all():
-            report_failures(status, on_failure)
+            report_failures(status, on_failure, period, time)
             y, a, rates = (
                 torch.where(converged.unsqueeze(-1), part, torch.nan) for part in (y, a, rates)
             )
-        return SteadyState(y, a, rates, converged, residual, iterations, status)
+        return SteadyState(
+            y, a, rates, converged, residual, iterations, status, reached, period, time
+        )
+
+    def _start(
+        self, start: str | tuple[Tensor, Tensor], solver: str, backend: str
+    ) -> tuple[Tensor, Tensor]:
+        """The state ``(y, a)`` that the argument ``start`` names, without a gradient."""
+        if solver != "auto":
+            raise ValueError(f"start: got one with solver={solver!r}, expected solver='auto'")
+        if backend == "cuda":
+            raise RuntimeError(
+                "backend: got 'cuda', which does not follow the dynamics from a start; expected "
+                "'torch' or 'auto' here"
+            )
+        if isinstance(start, str):
+            check_choice("start", start, ("rest",))
+            return torch.zeros_like(self.input_drive), self.semisaturation.detach()
+        if not (isinstance(start, tuple | list) and len(start) == 2):
+            raise TypeError(f"start: got {type(start).__name__}, expected 'rest' or (y, a)")
+        y, a = start
+        self._check_state(y, a, names=("start[0]", "start[1]"))
+        check_finite("start[0]", y)
+        check_positive("start[1]", a)
+        try:
+            torch.broadcast_shapes(y.shape, a.shape, (*self.batch_shape, self.n))
+        except RuntimeError:
+            raise ValueError(
+                f"start: got shapes {tuple(y.shape)} and {tuple(a.shape)}, expected leading "
+                f"dimensions that broadcast together with {tuple(self.batch_shape)}"
+            ) from None
+        return y.detach(), a.detach()
 
     def backend_for(self, solver: str = "auto", backend: str = "auto") -> Choice:
         """Which backend :meth:`steady_state` takes with these arguments, and why.
@@ -369,8 +423,8 @@ class Circuit:
             self.rectified,
         )
 
-    def _check_state(self, y: Tensor, a: Tensor) -> None:
-        for name, tensor in (("y", y), ("a", a)):
+    def _check_state(self, y: Tensor, a: Tensor, names: tuple[str, str] = ("y", "a")) -> None:
+        for name, tensor in zip(names, (y, a), strict=True):
             as_float_tensor(name, tensor)
             check_same_device("input_drive", self.input_drive, name, tensor)
             if tensor.ndim == 0 or tensor.shape[-1] != self.n:

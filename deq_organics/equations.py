@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .norms import size_of
+
 __all__ = [
     "Linearization",
     "complementary_firing_rate",
@@ -27,6 +29,7 @@ __all__ = [
     "linearize",
     "matvec",
     "normalization_pool",
+    "pooled_power",
     "power",
     "recurrent_drive",
     "residual",
@@ -105,6 +108,19 @@ def recurrent_drive(
 def normalization_pool(y: Tensor, a: Tensor, exponent: float, rectified: bool) -> Tensor:
     """``(y+ + y-) (a+)^m`` of Eq. 1, or ``y+ (a+)^m`` of Eq. 87: what ``W`` acts on."""
     return power(drive(y, rectified), exponent) * torch.relu(a)
+
+
+def pooled_power(normalization_weight: Tensor, x: Tensor, exponent: float) -> Tensor:
+    """``W |x|^m``, also where ``|x|^m`` alone leaves the range of its dtype.
+
+    Inputs of 1e-22 and weights of 1e30 make a pool of 1e-14, but the square of 1e-22 is zero in
+    float32.
+    """
+    size = size_of(x)
+    if exponent == 2.0:
+        return matvec(normalization_weight, x * (x / size)) * size
+    half = size.pow(0.5 * exponent)
+    return matvec(normalization_weight, half * power(x / size, exponent)) * half
 
 
 def residual(
@@ -231,10 +247,13 @@ def identity_steady_state(
     exponent: float = 2.0,
     rectified: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The unique fixed point for ``Wr = I``: Eq. 4 (main model) or Eq. 89 (rectified model)."""
+    """The unique fixed point for ``Wr = I``: Eq. 4 (main model) or Eq. 89 (rectified model).
+
+    Where ``a`` is beyond the range of the dtype it is infinite, and ``y`` is NaN.
+    """
     active = drive(input_drive, rectified)
-    a = semisaturation + matvec(normalization_weight, power(active, exponent))
-    y = active / root(a, exponent)
+    a = semisaturation + pooled_power(normalization_weight, active, exponent)
+    y = torch.where(torch.isinf(a), torch.nan, active / root(a, exponent))
     if rectified:
         y = y - torch.relu(-input_drive)
     return y, a

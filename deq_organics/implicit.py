@@ -21,6 +21,7 @@ from .adjoint import (
     solve_adjoint_dense,
     solve_adjoint_identity,
     solve_adjoint_iteratively,
+    tangent_residual,
 )
 from .errors import AdjointWarning, SteadyStateError
 from .solvers import Problem, Solution, Status, attainable, solve
@@ -54,21 +55,16 @@ def _problem(options: SolveOptions, *tensors: Any) -> Problem:
     return Problem.flatten(d, c, wr, w, tau_y, tau_a, options.exponent, options.rectified)
 
 
-def _solve(problem: Problem, options: SolveOptions) -> Solution:
-    """By torch, with finite states and the residual that they really have."""
+def _solve(
+    problem: Problem, options: SolveOptions, start: tuple[Tensor, Tensor] | None = None
+) -> Solution:
+    """By torch."""
     check_finite("input_drive", problem.input_drive)
     check_finite("semisaturation", problem.semisaturation)
-    y, a, _, iterations, status = solve(
-        problem, options.solver, options.tol, options.max_iter, options.check_stability
+    solution = solve(
+        problem, options.solver, options.tol, options.max_iter, options.check_stability, start
     )
-    finite = (torch.isfinite(y) & torch.isfinite(a)).all(-1, keepdim=True)
-    y, a = torch.where(finite, y, 0.0), torch.where(finite, a, problem.semisaturation)
-    residual = problem.relative_residual(y, a)
-    reached = finite.squeeze(-1) & (residual <= attainable(options.tol, y.dtype))
-    status = torch.where(
-        ~reached & (status == Status.CONVERGED), int(Status.MAX_ITERATIONS), status
-    )
-    return Solution(_contiguous(y), _contiguous(a), residual, iterations, status)
+    return solution._replace(y=_contiguous(solution.y), a=_contiguous(solution.a))
 
 
 def _solve_by_kernels(problem: Problem, options: SolveOptions) -> Solution:
@@ -94,32 +90,36 @@ def _solve_by_kernels(problem: Problem, options: SolveOptions) -> Solution:
 
 
 class _SteadyState(torch.autograd.Function):
-    """``(y, a, residual, iterations, status)`` from the circuit's tensors."""
+    """``(y, a, residual, iterations, status, reached, period, time)`` from the circuit's tensors.
+
+    The arguments after them, ``y`` and ``a`` of a start or two times None, have no gradient.
+    """
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(*args: Any) -> tuple[Tensor, ...]:
         options: SolveOptions = args[0]
-        with equations.full_precision(args[1]):
-            search = _solve if options.shared is None else _solve_by_kernels
-            y, a, residual, iterations, status = search(_problem(options, *args[1:]), options)
         shape, batch = args[1].shape, args[1].shape[:-1]
-        return (
-            y.reshape(shape),
-            a.reshape(shape),
-            residual.reshape(batch),
-            iterations.reshape(batch),
-            status.reshape(batch),
-        )
+        problem = _problem(options, *args[1:7])
+        with equations.full_precision(args[1]):
+            if args[7] is not None:
+                start = [part.expand(shape).reshape(-1, shape[-1]) for part in args[7:]]
+                solution = _solve(problem, options, (start[0], start[1]))
+            elif options.shared is None:
+                solution = _solve(problem, options)
+            else:
+                solution = _solve_by_kernels(problem, options)
+        y, a, *others = solution
+        return (y.reshape(shape), a.reshape(shape), *(part.reshape(batch) for part in others))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         # The check of values holds on to the input and its graph, and has done its work.
         ctx.options = inputs[0]._replace(check_values=None)
-        y, a, residual, iterations, status = output
-        ctx.mark_non_differentiable(residual, iterations, status)
+        y, a, _, _, status, *_ = output
+        ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[1:], y, a, status)
-        ctx.save_for_forward(*inputs[1:], y, a, status)
+        ctx.save_for_backward(*inputs[1:7], y, a, status)
+        ctx.save_for_forward(*inputs[1:7], y, a, status)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -137,7 +137,7 @@ class _SteadyState(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, tuple[int, ...]]:
         """One more leading batch dimension: that is what the solver works on anyway."""
-        core = (None, 1, 1, 2, 2, 1, 1)
+        core = (None, 1, 1, 2, 2, 1, 1, 1, 1)
         logical = [
             0 if tensor is None or k is None else tensor.ndim - k - (dim is not None)
             for tensor, dim, k in zip(args, in_dims, core, strict=True)
@@ -153,7 +153,7 @@ class _SteadyState(torch.autograd.Function):
             moved.append(tensor)
         if in_dims[1] is None:
             moved[1] = moved[1].expand(info.batch_size, *moved[1].shape)
-        return _SteadyState.apply(*moved), (0, 0, 0, 0, 0)
+        return _SteadyState.apply(*moved), (0,) * len(Solution._fields)
 
 
 def _pull_back(
@@ -189,8 +189,7 @@ def _pull_back(
         lam_a.sum_to_size(c.shape) if needs[2] else None,
         grad_wr,
         grad_w,
-        None,
-        None,
+        *[None] * 4,
     )
 
 
@@ -252,7 +251,7 @@ def _push_forward(
     *tensors, y, a, status = saved
     problem = _problem(options, *tensors)
     n = y.shape[-1]
-    _, d_t, c_t, wr_t, w_t, _, _ = tangents
+    d_t, c_t, wr_t, w_t = tangents[1:5]
     flow_y, flow_a = torch.zeros_like(y), torch.zeros_like(a)
     if d_t is not None:
         flow_y = flow_y + d_t
@@ -263,27 +262,27 @@ def _push_forward(
         active = equations.drive(y, options.rectified)
         flow_y = flow_y + gain * equations.matvec(wr_t, active)
     if w_t is not None:
-        pool = equations.normalization_pool(y, a, options.exponent, options.rectified)
-        flow_a = flow_a + equations.matvec(w_t, pool)
+        s = equations.inhibitory_firing_rate(a, options.exponent)
+        normalized = equations.drive(y, options.rectified) * s
+        flow_a = flow_a + equations.pooled_power(w_t, normalized, options.exponent)
     unsolved = (status != Status.CONVERGED).reshape(-1)
     flow = torch.cat([flow_y, flow_a], -1).reshape(-1, 2 * n)
     broken = ~(unsolved | torch.isfinite(flow).all(-1))
     state = _without(unsolved | broken, y.reshape(-1, n), a.reshape(-1, n), flow)
     tangent, error = _solve_tangent(problem, *state)
-    scale = torch.maximum(state[2].norm(dim=-1), tangent.norm(dim=-1))
-    failed = ~(error <= _accepted_error(options, flow) * scale)
+    failed = ~(error <= _accepted_error(options, flow))
     if _report_failed(failed, options):
         tangent, _ = _solve_tangent(problem, *_without(failed, *state))
     tangent_y, tangent_a = torch.where(broken.unsqueeze(-1), torch.nan, tangent).chunk(2, -1)
     tangent_y, tangent_a = tangent_y.reshape(y.shape), tangent_a.reshape(a.shape)
-    return _contiguous(tangent_y), _contiguous(tangent_a), None, None, None
+    return _contiguous(tangent_y), _contiguous(tangent_a), *[None] * (len(Solution._fields) - 2)
 
 
 def _solve_tangent(problem: Problem, y: Tensor, a: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-    """``-J^-1 flow``, ``(B, 2n)``, and the norm ``(B,)`` of the residual."""
+    """``-J^-1 flow``, ``(B, 2n)``, and its relative residual ``(B,)``."""
     jacobian = problem.jacobian(y, a, unit_tau=True)
     tangent = torch.linalg.solve_ex(jacobian, -flow)[0]
-    return tangent, (equations.matvec(jacobian, tangent) + flow).norm(dim=-1)
+    return tangent, tangent_residual(jacobian, tangent, flow)
 
 
 def _without(
@@ -338,7 +337,8 @@ def _solve_adjoint(
     if second_order or is_transformed(g):
         # The dense solve has no loop that depends on values, and differentiates.
         adjoint = solve_adjoint_dense(problem, y, a, g)
-        failed = ~(adjoint_residual(problem, y, a, adjoint, g) <= accepted)
+        error = adjoint_residual(problem, y, a, adjoint, g, direct=True)
+        failed = ~(error <= accepted)
         if _report_failed(failed, options):
             adjoint = solve_adjoint_dense(problem, *_without(failed, y, a, g))
     else:
@@ -349,7 +349,7 @@ def _solve_adjoint(
             part = problem.select(left)
             dense = solve_adjoint_dense(part, y[left], a[left], g[left])
             adjoint[left] = dense
-            error[left] = adjoint_residual(part, y[left], a[left], dense, g[left])
+            error[left] = adjoint_residual(part, y[left], a[left], dense, g[left], direct=True)
         failed = ~(error <= accepted)
         if _report_failed(failed, options):
             adjoint = torch.where(failed.unsqueeze(-1), 0.0, adjoint)
@@ -385,10 +385,21 @@ def steady_state_function(
     normalization_weight: Tensor,
     tau_y: Tensor,
     tau_a: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """``(y, a, residual, iterations, status)``; ``input_drive`` has the full batch shape."""
+    start: tuple[Tensor, Tensor] | None = None,
+) -> Solution:
+    """The solution, of the batch shape, which ``input_drive`` has in full.
+
+    With a ``start``, ``y`` and ``a`` that broadcast to the shape of ``input_drive``, it is where
+    the dynamics from there end.
+    """
     refuse_export()
-    outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = _SteadyState.apply(
-        options, input_drive, semisaturation, recurrent_weight, normalization_weight, tau_y, tau_a
+    tensors = (
+        input_drive,
+        semisaturation,
+        recurrent_weight,
+        normalization_weight,
+        tau_y,
+        tau_a,
+        *(start or (None, None)),
     )
-    return outputs
+    return Solution(*_SteadyState.apply(options, *tensors))

@@ -8,7 +8,7 @@ from torch import Tensor
 from ._validation import check_choice, check_number, check_positive_int, physical
 from ._warnings import warn_caller
 from .errors import SteadyStateError, SteadyStateWarning
-from .solvers import DEFAULT_MAX_ITER, SOLVERS, Status
+from .solvers import DEFAULT_MAX_ITER, MAX_STEPS, SOLVERS, Reached, Status
 
 __all__ = ["ON_FAILURE", "SteadyState", "check_solve_options", "report_failures"]
 
@@ -22,6 +22,9 @@ class SteadyState:
     Where ``converged`` is false the circuit has no steady state in reach; ``status`` says why.
     ``y``, ``a`` and ``rates`` are NaN there, or, with ``on_failure="ignore"``, the finite point
     where the search ended. Such circuits have no gradient.
+
+    A stable fixed point is not always where the circuit itself settles: ``reached`` says what is
+    known of that.
     """
 
     y: Tensor
@@ -38,20 +41,57 @@ class SteadyState:
     """Iterations spent on each circuit, ``(...)``; 0 for a closed form."""
     status: Tensor
     """Each circuit's :class:`Status` as an integer, ``(...)``."""
+    reached: Tensor = None  # type: ignore[assignment]
+    """:class:`Reached` as an integer, ``(...)``: whether the circuit's dynamics, from rest or from
+    the ``start`` of the solve, end at this state. YES and NO only where they were followed: with
+    ``start``, or, from rest, where all faster methods had failed."""
+    period: Tensor = None  # type: ignore[assignment]
+    """Period of the stable cycle on which these dynamics end, ``(...)``, in the unit of the time
+    constants; NaN where they end on none, or were not followed."""
+    time: Tensor = None  # type: ignore[assignment]
+    """Time until which these dynamics were followed, ``(...)``, in the unit of the time constants:
+    until they settled, were on a cycle, diverged or were given up. NaN if they were not."""
+
+    def __post_init__(self) -> None:
+        """A state of one's own making says nothing of the dynamics."""
+        for name, like, value in (
+            ("reached", self.status, int(Reached.NOT_EXAMINED)),
+            ("period", self.residual, torch.nan),
+            ("time", self.residual, torch.nan),
+        ):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, torch.full_like(like, value))
 
     def __str__(self) -> str:
-        counts = _failures(physical(self.status))
-        total = physical(self.status).numel()
-        solved = total - sum(counts.values())
+        status, reached = physical(self.status), physical(self.reached)
+        solved, total = int((status == Status.CONVERGED).sum()), status.numel()
         lines = [f"SteadyState of {total} circuits, n = {self.y.shape[-1]}: {solved} converged"]
-        lines += [f"  {count}: {status.message}" for status, count in counts.items()]
+        for answer, words in _REACHED.items():
+            count = int(((status == Status.CONVERGED) & (reached == answer)).sum())
+            if count:
+                lines.append(f"  {count} of these: {words}")
+        lines += _reasons(status, self.period, self.time)
         return "\n".join(lines)
 
 
+_REACHED = {
+    Reached.YES: "the dynamics that were followed end there",
+    Reached.NO: "stable, but the dynamics from rest end elsewhere",
+}
+
+
 def check_solve_options(
-    solver: str, tol: float, max_iter: int | None, on_failure: str, dtype: torch.dtype | None = None
+    solver: str,
+    tol: float,
+    max_iter: int | None,
+    on_failure: str,
+    dtype: torch.dtype | None = None,
+    follows: bool = False,
 ) -> tuple[float, int]:
-    """Validate the options of a solve; returns ``tol`` and the solver's ``max_iter``."""
+    """Validate the options of a solve; returns ``tol`` and the solver's ``max_iter``.
+
+    ``follows`` tells whether the solver follows the dynamics from a start.
+    """
     check_choice("solver", solver, SOLVERS)
     check_choice("on_failure", on_failure, ON_FAILURE)
     tol = check_number("tol", tol, low=0.0, high=1.0, open_low=True)
@@ -61,22 +101,40 @@ def check_solve_options(
             f"{dtype} can reach; use float64 for a smaller one"
         )
     if max_iter is None:
-        return tol, DEFAULT_MAX_ITER[solver]
+        return tol, MAX_STEPS if follows else DEFAULT_MAX_ITER[solver]
     return tol, check_positive_int("max_iter", max_iter)
 
 
-def report_failures(status: Tensor, on_failure: str) -> None:
+def report_failures(status: Tensor, on_failure: str, period: Tensor, time: Tensor) -> None:
     """Raise for the circuits that did not converge or, with ``"warn"``, warn about them."""
     status = physical(status)
-    counts = _failures(status)
-    reasons = "; ".join(f"{count}: {kind.message}" for kind, count in counts.items())
-    message = f"no steady state for {sum(counts.values())} of {status.numel()} circuits ({reasons})"
+    failed = int((status != Status.CONVERGED).sum())
+    reasons = "; ".join(line.strip() for line in _reasons(status, period, time))
+    message = f"no steady state for {failed} of {status.numel()} circuits ({reasons})"
     if on_failure == "error":
         raise SteadyStateError(message)
     warn_caller(f"{message}. Their states are NaN.", SteadyStateWarning)
 
 
-def _failures(status: Tensor) -> dict[Status, int]:
-    values, counts = status.unique(return_counts=True)
-    found = zip(values.tolist(), counts.tolist(), strict=True)
-    return {Status(value): count for value, count in found if value != Status.CONVERGED}
+def _reasons(status: Tensor, period: Tensor, time: Tensor) -> list[str]:
+    """A line for every kind of failure: how many, what happened, and when."""
+    lines = []
+    for kind in Status:
+        rows = status == kind
+        count = int(rows.sum())
+        if kind == Status.CONVERGED or count == 0:
+            continue
+        line = f"  {count}: {kind.message}"
+        if kind == Status.CYCLE:
+            line += f" (period {_span(period, rows)})"
+        if kind in (Status.DIVERGED, Status.NOT_SETTLED):
+            line += f" (t = {_span(time, rows)})"
+        lines.append(line)
+    return lines
+
+
+def _span(values: Tensor, rows: Tensor) -> str:
+    """The chosen values, or the first and the last of several."""
+    chosen = physical(values)[rows]
+    first, last = f"{float(chosen.min()):.4g}", f"{float(chosen.max()):.4g}"
+    return first if first == last else f"{first} to {last}"

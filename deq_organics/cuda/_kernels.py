@@ -18,12 +18,17 @@ import triton.language as tl
 
 # `_EPSILON` is float32's rounding unit, `_TINY` its smallest normal number.
 _EPSILON = tl.constexpr(1.1920929e-07)
+# As in `solvers.acceleration`.
+_CURVATURE_PART, _ROUNDING_PART = tl.constexpr(0.3), tl.constexpr(1.1920929e-04)
 _TINY = tl.constexpr(1.1754944e-38)
 # As in `..solvers.preconditioner`.
 _SMALLEST_FACTOR = tl.constexpr(1 / 16)
 _LARGEST_FACTOR = tl.constexpr(1e4)
 _LARGEST_INVERSE = tl.constexpr(1e4)
 _FAR_AWAY = tl.constexpr(1e8)
+# Squares of what lies beyond leave the range of float32 unnoticed: left to torch.
+_SMALLEST_DRIVE, _LARGEST_DRIVE = tl.constexpr(1e-6), tl.constexpr(1e12)
+_SMALLEST_SEMISATURATION = tl.constexpr(1e-8)
 
 
 @triton.jit
@@ -81,6 +86,12 @@ def _load_vector(pointer, sample, stride, n, other, N: tl.constexpr):
 
 
 @triton.jit
+def _magnitude(x):
+    """``|x|``, infinite for NaN: a maximum of NaN is whatever the compiler makes of it."""
+    return tl.where(x == x, tl.abs(x), float("inf"))
+
+
+@triton.jit
 def _length(x):
     return tl.sqrt(tl.sum(x * x, axis=0))
 
@@ -135,7 +146,9 @@ def _row_factor(diagonal, reference, gain):
 
 
 @triton.jit
-def _propose(x, residual, step, last_r, last_x, basis_r, basis_x, DEPTH: tl.constexpr):
+def _propose(
+    x, residual, step, last_r, last_x, basis_r, basis_x, DEPTH: tl.constexpr, PART: tl.constexpr
+):
     """``SecantAccelerator.propose``, and its memory for the next step.
 
     The last pair ``(r, x + r)`` as ``last_r`` and ``last_x``, ``(N,)``, and the orthonormal basis
@@ -152,7 +165,7 @@ def _propose(x, residual, step, last_r, last_x, basis_r, basis_x, DEPTH: tl.cons
     difference_x -= tl.sum(basis_x * change[:, None], axis=0)
     proposal = moved - tl.sum(basis_x * overlap[:, None], axis=0)
     norm = _length(difference_r)
-    useful = (step > 0) & (norm > length * (1e3 * _EPSILON))
+    useful = (step > 0) & (norm > length * PART)
     scale = tl.where(useful, 1.0 / tl.where(useful, norm, 1.0), 0.0)
     newest_r, newest_x = difference_r * scale, difference_x * scale
     basis_r = tl.where(oldest[:, None], newest_r[None, :], basis_r)
@@ -298,7 +311,7 @@ def solve_kernel(
                 target - y, 1.0 - s, factor, firing, inverse, recurrent, N, WEIGHTS, INVERSE
             )
             v, last_r, last_x, basis_r, basis_x = _propose(
-                v, correction, step, last_r, last_x, basis_r, basis_x, DEPTH
+                v, correction, step, last_r, last_x, basis_r, basis_x, DEPTH, _CURVATURE_PART
             )
             y, a, s, target = _evaluate(v, d, c, pool, recurrent, N, RECTIFIED, WEIGHTS)
             error = _length(target - y) / tl.maximum(_length(y), drive_length)
@@ -308,7 +321,8 @@ def solve_kernel(
     active = tl.maximum(y, 0.0) if RECTIFIED else y
     excess = c - a + _product(pool, active * active * a, N, WEIGHTS)
     a_length = _length(tl.where(inside, a, 0.0))
-    residual = tl.maximum(error, _length(tl.where(inside, excess, 0.0)) / a_length)
+    excess = tl.max(tl.where(inside, _magnitude(excess / a), 0.0), axis=0)
+    residual = tl.maximum(error, excess)
     solved = (error <= tol) & (residual <= accepted)
     scale = _length(d) + _length(tl.where(inside, c, 0.0)) + 1.0
     good = solved & valid & (_length(y) + a_length <= scale * _FAR_AWAY)
@@ -321,7 +335,9 @@ def solve_kernel(
 
     times_y = _load_vector(tau_y, sample, stride_tau_y, n, 1.0, N)
     times_a = _load_vector(tau_a, sample, stride_tau_a, n, 1.0, N)
-    positive = (c > 0.0) & (times_y > 0.0) & (times_a > 0.0)
+    largest = tl.max(_magnitude(d), axis=0)
+    good = good & ((largest == 0.0) | ((largest > _SMALLEST_DRIVE) & (largest < _LARGEST_DRIVE)))
+    positive = (c > _SMALLEST_SEMISATURATION) & (times_y > 0.0) & (times_a > 0.0)
     positive = positive & (times_y < float("inf")) & (times_a < float("inf"))
     good = good & (tl.sum(tl.where(positive, 0, 1), axis=0) == 0)
     tl.store(settled + sample, good)
@@ -407,8 +423,6 @@ def adjoint_kernel(
     excitation = 2.0 * active * a
     active_over = active / (2.0 * a)
     factor = _row_factor(diagonal, reference, gain)
-    g_length = tl.sqrt(tl.sum(g_y * g_y + g_a * g_a, axis=0))
-    scale = tl.maximum(g_length, _TINY)
 
     adjoint_y = tl.zeros((N,), tl.float32)
     residual, recurrence, omega = _evaluate_adjoint(
@@ -425,6 +439,8 @@ def adjoint_kernel(
         N,
         WEIGHTS,
     )
+    # The right-hand side of the equation that is left: `g_y` and `g_a` differ in their units.
+    scale = tl.maximum(_length(residual), _TINY)
     error = _length(residual) / scale
     last_r = tl.zeros((N,), tl.float32)
     last_x = tl.zeros((N,), tl.float32)
@@ -437,7 +453,7 @@ def adjoint_kernel(
                 residual, gain, factor, firing, inverse, recurrent, N, WEIGHTS, INVERSE
             )
             adjoint_y, last_r, last_x, basis_r, basis_x = _propose(
-                adjoint_y, correction, step, last_r, last_x, basis_r, basis_x, DEPTH
+                adjoint_y, correction, step, last_r, last_x, basis_r, basis_x, DEPTH, _ROUNDING_PART
             )
             residual, recurrence, omega = _evaluate_adjoint(
                 adjoint_y,
@@ -461,9 +477,10 @@ def adjoint_kernel(
     omega = _product(pool, adjoint_a, N, WEIGHTS)
     error_y = recurrence - adjoint_y + excitation * omega + g_y
     error_a = active * active * omega - inhibition * adjoint_y - adjoint_a + g_a
-    size = tl.sqrt(tl.sum(adjoint_y * adjoint_y + adjoint_a * adjoint_a, axis=0))
-    error = tl.sqrt(tl.sum(error_y * error_y + error_a * error_a, axis=0))
-    solved = error <= accepted * tl.maximum(tl.maximum(g_length, size), _TINY)
+    size_y = tl.maximum(tl.maximum(_length(g_y), _length(adjoint_y)), _TINY)
+    size_a = tl.maximum(tl.maximum(_length(g_a), _length(adjoint_a)), _TINY)
+    error_y, error_a = _length(error_y) / size_y, _length(error_a) / size_a
+    solved = tl.sqrt(error_y * error_y + error_a * error_a) <= accepted
 
     tl.store(adjoints_y + sample * n + index, adjoint_y, mask=inside)
     tl.store(adjoints_a + sample * n + index, adjoint_a, mask=inside)

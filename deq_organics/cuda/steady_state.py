@@ -129,7 +129,7 @@ def solve(
         )
     if check_stability:
         settled = is_stable(problem, y, a, settled)
-    return Solution(y, a, residual, iterations, status), settled
+    return Solution.unfollowed(y, a, residual, iterations, status), settled
 
 
 def solve_adjoint(

@@ -1,32 +1,51 @@
 """How a steady state is found: one file per method, all on the same flat :class:`Problem`."""
 
-import torch
+from torch import Tensor
 
+from .acceptance import accept, attainable
 from .algorithm1 import solve_algorithm1
-from .auto import solve_auto, solve_closed_form
+from .auto import solve_auto, solve_closed_form, solve_from
+from .dynamics import MAX_STEPS, rest
 from .from_torchdeq import TORCHDEQ_SOLVERS, solve_torchdeq
 from .problem import Problem
-from .status import Solution, Status
+from .status import Reached, Solution, Status
 
-__all__ = ["DEFAULT_MAX_ITER", "SOLVERS", "Problem", "Solution", "Status", "attainable", "solve"]
+__all__ = [
+    "DEFAULT_MAX_ITER",
+    "MAX_STEPS",
+    "SOLVERS",
+    "Problem",
+    "Reached",
+    "Solution",
+    "Status",
+    "attainable",
+    "rest",
+    "solve",
+]
 
 SOLVERS = ("auto", "algorithm1", *TORCHDEQ_SOLVERS)
 DEFAULT_MAX_ITER = {"auto": 60, "algorithm1": 50, **dict.fromkeys(TORCHDEQ_SOLVERS, 200)}
 
 
-def attainable(tol: float, dtype: torch.dtype) -> float:
-    """The residual that counts as solved: ``tol``, or 16 eps where rounding allows no less."""
-    return max(tol, 16.0 * torch.finfo(dtype).eps)
-
-
 def solve(
-    problem: Problem, solver: str, tol: float, max_iter: int, check_stability: bool = True
+    problem: Problem,
+    solver: str,
+    tol: float,
+    max_iter: int,
+    check_stability: bool = True,
+    start: tuple[Tensor, Tensor] | None = None,
 ) -> Solution:
-    """Run the solver of that name on every circuit; only ``auto`` can check stability."""
+    """Run the solver of that name on every circuit; only ``auto`` can check stability.
+
+    From a ``start``, ``y`` and ``a`` of shape ``(B, n)`` each, ``auto`` follows the dynamics for at
+    most ``max_iter`` steps. All states are finite, with the residual that they really have.
+    """
     if problem.batch_size == 0:
         return solve_closed_form(problem)
+    if start is not None:
+        return solve_from(problem, start, tol, max_iter)
     if solver == "auto":
         return solve_auto(problem, tol, max_iter, check_stability)
     if solver == "algorithm1":
-        return solve_algorithm1(problem, tol, max_iter)
-    return solve_torchdeq(problem, solver, tol, max_iter)
+        return accept(problem, solve_algorithm1(problem, tol, max_iter), tol)
+    return accept(problem, solve_torchdeq(problem, solver, tol, max_iter), tol)

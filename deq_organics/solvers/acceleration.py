@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-__all__ = ["SecantAccelerator"]
+__all__ = ["CURVATURE_PART", "SecantAccelerator", "rounding_part"]
+
+CURVATURE_PART = 0.3
 
 
 class SecantAccelerator:
@@ -12,11 +14,17 @@ class SecantAccelerator:
     The differences of the last ``depth`` residuals are kept orthonormal (Gram-Schmidt) together
     with the steps that made them, so that a step costs a few products and no linear system. For
     a linear problem this is the truncated generalized conjugate residual method (Washio and
-    Oosterlee, ETNA 6, 1997, for the nonlinear one).
+    Oosterlee, ETNA 6, 1997, for the nonlinear one). The unknowns should be of the order of 1:
+    nothing here guards the squares of their differences against the limits of their dtype.
+
+    A difference of residuals counts if at least ``smallest_part`` of it is new to the basis. The
+    rest that is left of others is magnified: in a linear problem that is right down to rounding
+    (``rounding_part``), but in a nonlinear one it is mostly curvature, and can throw an iteration
+    off at any distance from the solution (``CURVATURE_PART``).
     """
 
-    def __init__(self, depth: int) -> None:
-        self.depth = depth
+    def __init__(self, depth: int, smallest_part: float) -> None:
+        self.depth, self.smallest_part = depth, smallest_part
         self._count = 0
         # Rows (r, x + r), side by side so that one product serves both: the last one, and the
         # basis (B, depth, 2n) of their differences, orthonormal in the first half.
@@ -52,8 +60,8 @@ class SecantAccelerator:
         else:
             proposal = pair[:, n:]
         norm = torch.linalg.vector_norm(difference[:, :n], dim=-1, keepdim=True)
-        # A difference that the basis already spans is rounding noise: it must not steer a step.
-        useful = norm > 1e3 * torch.finfo(norm.dtype).eps * length
+        # A difference that the basis spans already is noise: it must not steer a step.
+        useful = norm > self.smallest_part * length
         newest = difference * torch.where(useful, norm.reciprocal(), 0.0)
         overlap = (newest[:, :n] * residual).sum(-1, keepdim=True)
         self._basis[:, oldest], self._overlap[:, oldest] = newest, overlap[:, 0]
@@ -64,3 +72,8 @@ class SecantAccelerator:
         if self._last is not None:
             self._last = self._last[keep]
             self._basis, self._overlap = self._basis[keep], self._overlap[keep]
+
+
+def rounding_part(dtype: torch.dtype) -> float:
+    """The part of a difference below which it is rounding noise."""
+    return 1e3 * torch.finfo(dtype).eps

@@ -45,4 +45,4 @@ def solve_algorithm1(problem: Problem, tol: float, max_iter: int) -> Solution:
         error = torch.where(going, problem.relative_residual(y, a), error)
         steps = steps + going
     status = torch.where(error <= tol, int(Status.CONVERGED), int(Status.MAX_ITERATIONS))
-    return Solution(y, a, error, steps, status)
+    return Solution.unfollowed(y, a, error, steps, status)

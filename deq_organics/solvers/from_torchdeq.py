@@ -30,14 +30,14 @@ def solve_torchdeq(problem: Problem, name: str, tol: float, max_iter: int) -> So
 
     torchdeq stops a batch as a whole: a sample's iterations depend on its neighbours.
     """
-    rest = equations.identity_steady_state(
+    closed = equations.identity_steady_state(
         problem.input_drive,
         problem.semisaturation,
         problem.normalization_weight,
         problem.exponent,
         problem.rectified,
     )
-    start = torch.cat([part.expand_as(problem.input_drive) for part in rest], -1)
+    start = torch.cat([part.expand_as(problem.input_drive) for part in closed], -1)
     options: dict[str, Any] = {"max_iter": max_iter, "tol": tol, "stop_mode": "rel"}
     if name == "anderson":
         options["lam"] = 1e-12
@@ -55,7 +55,7 @@ def solve_torchdeq(problem: Problem, name: str, tol: float, max_iter: int) -> So
     error = problem.relative_residual(y, a)
     status = torch.where(error <= tol, int(Status.CONVERGED), int(Status.MAX_ITERATIONS))
     steps = info["nstep"].to(torch.int64).expand(error.shape).contiguous()
-    return Solution(y, a, error, steps, status)
+    return Solution.unfollowed(y, a, error, steps, status)
 
 
 def _solve_in_halves(
@@ -67,7 +67,7 @@ def _solve_in_halves(
         y, a = start.chunk(2, -1)
         steps = torch.zeros(1, dtype=torch.int64, device=start.device)
         failed = torch.full_like(steps, Status.MAX_ITERATIONS)
-        return Solution(y, a, problem.relative_residual(y, a), steps, failed)
+        return Solution.unfollowed(y, a, problem.relative_residual(y, a), steps, failed)
     halves = torch.arange(size, device=start.device).chunk(2)
     parts = [solve_torchdeq(problem.select(half), name, tol, max_iter) for half in halves]
     return Solution(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from .. import equations
-from .acceleration import SecantAccelerator
+from ..norms import size_of
+from .acceleration import CURVATURE_PART, SecantAccelerator
 from .preconditioner import Preconditioner
 from .problem import Problem
 from .status import Solution, Status
@@ -45,9 +46,16 @@ class _Point(NamedTuple):
 
 
 def solve_normalized(problem: Problem, tol: float, max_iter: int) -> Solution:
-    """Iterate every circuit to a relative residual of at most ``tol``, or to ``max_iter`` steps."""
+    """Iterate every circuit to a relative residual of at most ``tol``, or to ``max_iter`` steps.
+
+    The residual is that of the principal equation, because ``a`` follows from ``v``.
+    """
     size = problem.batch_size
     preconditioner = Preconditioner(problem)
+    # In units of each drive's own size, so that no square in what follows leaves the dtype's range.
+    unit = size_of(problem.input_drive)
+    pool_unit = equations.power(unit, problem.exponent)
+    problem = problem._replace(input_drive=problem.input_drive / unit)
     v = preconditioner.reference * preconditioner.apply_at_reference(problem.input_drive)
     y_out, a_out = torch.zeros_like(v), torch.ones_like(v)
     steps_out = torch.full((size,), max_iter, dtype=torch.int64, device=v.device)
@@ -55,11 +63,13 @@ def solve_normalized(problem: Problem, tol: float, max_iter: int) -> Solution:
     error_out = v.new_full((size,), torch.inf)
     sample = torch.arange(size, device=v.device)
     waiting = torch.ones_like(sample, dtype=torch.bool)
-    drive_length = problem.input_drive.norm(dim=-1).clamp_min(torch.finfo(v.dtype).tiny)
-    accelerator = SecantAccelerator(_DEPTH)
+    drive_length = problem.input_drive.norm(dim=-1)
+    # Zero input: v is zero then, and exact.
+    drive_length = torch.where(drive_length > 0, drive_length, 1.0)
+    accelerator = SecantAccelerator(_DEPTH, CURVATURE_PART)
     for step in range(max_iter + 1):
-        point = _evaluate(problem, v)
-        # By `Problem.drive_scale`, with the drive's own length computed once.
+        point = _evaluate(problem, v, pool_unit)
+        # As in `Problem.relative_residual`, with the drive's own length computed once.
         error = point.residual.norm(dim=-1) / torch.maximum(point.y.norm(dim=-1), drive_length)
         done = waiting & (error <= tol)
         leaving = waiting if step == max_iter else done
@@ -76,7 +86,7 @@ def solve_normalized(problem: Problem, tol: float, max_iter: int) -> Solution:
             if sample.shape[0] >= _COMPACT_FROM and 2 * left < sample.shape[0]:
                 keep = waiting
                 problem, sample, waiting = problem.select(keep), sample[keep], waiting[keep]
-                v, drive_length = v[keep], drive_length[keep]
+                v, drive_length, pool_unit = v[keep], drive_length[keep], pool_unit[keep]
                 point = _Point(*(part[keep] for part in point))
                 accelerator.select(keep)
                 preconditioner.select(keep)
@@ -84,14 +94,15 @@ def solve_normalized(problem: Problem, tol: float, max_iter: int) -> Solution:
         firing = point.target > 0 if problem.rectified else None
         correction = preconditioner.at(point.gain, firing)(point.residual)
         v = accelerator.propose(v, point.s * correction)
-    return Solution(y_out, a_out, error_out, steps_out, status)
+    return Solution.unfollowed(y_out * unit, a_out, error_out, steps_out, status)
 
 
-def _evaluate(problem: Problem, v: Tensor) -> _Point:
+def _evaluate(problem: Problem, v: Tensor, pool_unit: Tensor) -> _Point:
+    """At ``v``, in units in which ``|v|^m`` has the unit ``pool_unit`` ``(B, 1)``."""
     m = problem.exponent
     active = equations.drive(v, problem.rectified)
     pool = equations.matvec(problem.normalization_weight, equations.power(active, m))
-    a = problem.semisaturation + pool
+    a = torch.addcmul(problem.semisaturation, pool, pool_unit)
     s = equations.root(a, m)
     y = v / s
     gain = 1.0 - s

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import equations
+from ..norms import length
 from .problem import Problem
 
 __all__ = ["TYPICAL_LENGTH", "TYPICAL_SEMISATURATION", "Preconditioner"]
@@ -98,8 +99,8 @@ def _reference(problem: Problem, shared: bool) -> Tensor:
             else drive.new_full((n,), TYPICAL_SEMISATURATION)
         )
     else:
-        length = problem.input_drive.norm(dim=-1, keepdim=True)
-        drive = (length / n**0.5).expand_as(problem.input_drive)
+        spread = length(problem.input_drive).unsqueeze(-1) / n**0.5
+        drive = spread.expand_as(problem.input_drive)
         semisaturation = problem.semisaturation
     pool = equations.matvec(problem.normalization_weight, equations.power(drive, problem.exponent))
     return equations.root(semisaturation + pool, problem.exponent)

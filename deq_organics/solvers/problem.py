@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import equations
+from ..norms import size_of, smallest_step
 
 __all__ = ["Problem"]
 
@@ -121,16 +122,39 @@ class Problem(NamedTuple):
     def relative_residual(self, y: Tensor, a: Tensor) -> Tensor:
         """Backward error ``(B,)``: the larger of both equations' residuals, each by its scale.
 
-        ``max(|r_y| / max(|y|, |d|), |r_a| / |a|)`` with Euclidean norms: free of units and
-        unchanged when a circuit's inputs are rescaled.
+        ``max(|r_y| / max(|y|, |d|), max_i |r_a,i| / a_i)``: Euclidean norms for ``y``, whose terms
+        may cancel, and neuron by neuron for ``a``, a sum of positive terms. Hence it is free of
+        units and unchanged when a circuit's inputs are rescaled. It is at least :meth:`graininess`.
         """
-        residual_y, residual_a = self.residual(y, a)
-        return torch.maximum(
-            residual_y.norm(dim=-1) / self.drive_scale(y),
-            residual_a.norm(dim=-1) / a.norm(dim=-1).clamp_min(torch.finfo(a.dtype).tiny),
-        )
+        residual_y, residual_a, size = self.scaled_residual(y, a)
+        length_y = torch.linalg.vector_norm(y / size, dim=-1)
+        length_d = torch.linalg.vector_norm(self.input_drive / size, dim=-1)
+        scale = torch.maximum(length_y, length_d)
+        # Zero input: the state is exact, or `residual_y` is not zero.
+        error_y = torch.linalg.vector_norm(residual_y, dim=-1) / torch.where(scale > 0, scale, 1.0)
+        error = torch.maximum(error_y, residual_a.abs().amax(-1))
+        return torch.maximum(error, self.graininess(y, a))
 
-    def drive_scale(self, y: Tensor) -> Tensor:
-        """The scale ``(B,)`` of the principal equation: ``max(|y|, |d|)``."""
-        scale = torch.maximum(y.norm(dim=-1), self.input_drive.norm(dim=-1))
-        return scale.clamp_min(torch.finfo(y.dtype).tiny)
+    def graininess(self, y: Tensor, a: Tensor) -> Tensor:
+        """What part of a state ``(B,)`` the steps between the smallest numbers of the dtype hide.
+
+        Products that are rounded to such a step leave no trace in a residual.
+        """
+        step = y.new_tensor(smallest_step(y.dtype)) * y.shape[-1] ** 0.5
+        largest = torch.maximum(y.abs().amax(-1), self.input_drive.abs().amax(-1))
+        in_y = torch.where(largest > 0, step / largest, 0.0)
+        return torch.maximum(in_y, step / a.amin(-1))
+
+    def scaled_residual(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``tau_y dy/dt / size``, ``tau_a da/dt / a`` and ``size`` ``(B, 1)`` of ``y`` and ``d``.
+
+        Nothing in it overflows or underflows unless the state or its equations do.
+        """
+        size = size_of(y, self.input_drive)
+        s = equations.inhibitory_firing_rate(a, self.exponent)
+        recurrent = equations.recurrent_drive(y, self.recurrent_weight, self.rectified)
+        residual_y = torch.addcmul(self.input_drive - y, 1.0 - s, recurrent)
+        # (y+ + y-) (a+)^m is the power of y a+.
+        normalized = equations.drive(y, self.rectified) * s
+        pool = equations.pooled_power(self.normalization_weight, normalized, self.exponent)
+        return residual_y / size, (self.semisaturation - a + pool) / a, size
