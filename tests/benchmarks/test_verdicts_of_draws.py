@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from _circuit_draws import RECURRENCES, Draw, at_fixed_points, driven, spectra
-from verdicts import LARGEST_SOLVED, SIZES, Tally, examine, random_draw
 
 from deq_organics import Circuit, check_stability
+from harness.circuit_draws import RECURRENCES, Draw, at_fixed_points, driven, spectra
+from verdicts import LARGEST_SOLVED, SIZES, Tally, examine, random_draw
 
 DOUBLE = torch.float64
 
