@@ -2,8 +2,8 @@
 
 What is said of a trajectory was checked along it: that it settles, where Newton's method finds a
 stable fixed point right beside it; that it ends on a cycle, where :mod:`.cycles` verifies one;
-that it diverges, where it has grown over twelve orders of magnitude. Of all others it is said that
-they did not settle until then.
+that it diverges, where it has grown over twelve orders of magnitude. Of all others, and of cycles
+of more than 32 neurons, it is said that they did not settle until then.
 """
 
 import torch
@@ -31,6 +31,8 @@ _LARGE, _SLACK, _DIVERGED = 1e6, 1e3, 1e12
 # After so many steps it is looked at what has stopped for it.
 _LOOK = 16
 _CYCLE_LOOKS = (256, 512, 1024, 2048)
+# Neurons up to which cycles are verified: a period costs some hundred exponentials of (2n, 2n).
+_LARGEST_VERIFIED = 32
 # Relative speeds at which to look for a fixed point, the first one only for its instability; and
 # the largest distance of a trajectory from the fixed point at which it is said to end.
 _SLOW, _SLOWER, _SLOWEST, _FAST = 1e-4, 1e-6, 1e-14, 1e-3
@@ -186,7 +188,9 @@ class Paths:
         if slow.any():
             done = done | self._settle(slow)
         returned = self._recurrence.returned & ~done
-        if at_cycles and returned.any():
+        if self._state.shape[-1] > 2 * _LARGEST_VERIFIED:
+            self._recurrence.dismiss(returned)
+        elif at_cycles and returned.any():
             done = done | self._close(returned)
         self._looks += 1
         if self._looks & (self._looks - 1) == 0:

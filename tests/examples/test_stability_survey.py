@@ -83,10 +83,10 @@ def test_conditions_draw_what_they_say(weights):
 
 def test_survey_and_resume(run_survey, tmp_path):
     """A survey that lost blocks is completed to the same counts."""
-    arguments = ("--sizes", 1, 2, "--circuits", 30, "--out", tmp_path / "a")
+    arguments = ("--sizes", 1, 2, "--circuits", 10, "--out", tmp_path / "a")
     status, output, errors = run_survey(*arguments)
     assert (status, "error" in errors) == (0, False)
-    assert "960 circuits" in output
+    assert "320 circuits" in output
     assert (tmp_path / "a" / "stability_survey.png").stat().st_size > 10_000
     before = (tmp_path / "a" / "results.json").read_bytes()
     blocks = sorted((tmp_path / "a").glob("n*.json"))
@@ -98,14 +98,14 @@ def test_survey_and_resume(run_survey, tmp_path):
     assert "11 of 32 blocks" in output
     assert (tmp_path / "a" / "results.json").read_bytes() == before
     counts = json.loads(before)["conditions"]
-    assert sum(cell[str(kind)] for cell in counts for kind in Verdict) == 960
+    assert sum(cell[str(kind)] for cell in counts for kind in Verdict) == 320
 
 
 def test_two_processes_count_the_same(run_survey, tmp_path):
-    status, *_ = run_survey("--sizes", 2, "--circuits", 20, "--out", tmp_path / "one")
+    status, *_ = run_survey("--sizes", 2, "--circuits", 5, "--out", tmp_path / "one")
     assert status == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += [str(SCRIPT), "--sizes", "2", "--circuits", "20", "--device", "cpu", "--out"]
+    command += [str(SCRIPT), "--sizes", "2", "--circuits", "5", "--device", "cpu", "--out"]
     subprocess.run(
         [*command, str(tmp_path / "two")],
         check=True,
