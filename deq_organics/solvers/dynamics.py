@@ -13,7 +13,7 @@ from .acceptance import natural_sizes
 from .cycles import Recurrence, verify_cycles
 from .newton import solve_newton
 from .problem import Problem
-from .rosenbrock import flow, take_step, tolerances
+from .rosenbrock import take_step, tolerances
 from .spectrum import is_stable
 from .status import Reached, Solution, Status
 
@@ -82,7 +82,7 @@ class Paths:
         size = state.shape[0]
         self._all, self._problem, self._tol = problem, problem, tol
         self._row = torch.arange(size, device=state.device)
-        self._state, self._slope, self._time = state, flow(problem, state), state.new_zeros(size)
+        self._state, self._slope, self._time = state, problem.flow(state), state.new_zeros(size)
         self._scale = tolerances(problem, state)
         fastest = torch.minimum(problem.tau_y.amin(-1), problem.tau_a.amin(-1))
         self._length = (_FIRST_STEP * fastest).expand(size).clone()
@@ -151,7 +151,7 @@ class Paths:
         moved = moving & step.accepted
         here = moved.unsqueeze(-1)
         state = torch.where(here, step.state, self._state)
-        self._state, self._slope = state, flow(problem, state)
+        self._state, self._slope = state, problem.flow(state)
         self._scale = tolerances(problem, state)
         self._length = torch.where(moving, step.next_length, self._length)
         self._stuck = self._length < self._shortest
@@ -159,8 +159,9 @@ class Paths:
         self._time = self._time + length
         self._sum = self._sum + 0.5 * length.unsqueeze(-1) * (old[0] + state)
         self._end_steps[self._row] += moving
-        new = (state, self._slope)
-        self._recurrence.observe(old, new, self._scale, self._time, length, moved)
+        if state.shape[-1] <= 2 * _LARGEST_VERIFIED:
+            new = (state, self._slope)
+            self._recurrence.observe(old, new, self._scale, self._time, length, moved)
 
         tau = torch.cat(torch.broadcast_tensors(problem.tau_y, problem.tau_a), -1)
         self._speed = (self._slope * tau / self._scale).abs().amax(-1)
@@ -188,9 +189,7 @@ class Paths:
         if slow.any():
             done = done | self._settle(slow)
         returned = self._recurrence.returned & ~done
-        if self._state.shape[-1] > 2 * _LARGEST_VERIFIED:
-            self._recurrence.dismiss(returned)
-        elif at_cycles and returned.any():
+        if at_cycles and returned.any():
             done = done | self._close(returned)
         self._looks += 1
         if self._looks & (self._looks - 1) == 0:

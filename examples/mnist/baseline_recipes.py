@@ -7,25 +7,18 @@ authors clip them. A pixel is shown alone, without its complement.
 from dataclasses import dataclass
 
 from mnist.baselines import BaselineName
-from mnist.sequence_model import SequenceRecipe
+from mnist.sequence_model import ClippedRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineRecipe(SequenceRecipe):
+class BaselineRecipe(ClippedRecipe):
     """A constant learning rate that is divided by ten once.
 
     Attributes:
         decay_after: the part of all steps after which it is.
-        clip_norm: the largest norm of a gradient, to which larger ones are scaled; None is never.
     """
 
     decay_after: float
-    clip_norm: float | None
-
-    @property
-    def largest_norm(self) -> float | None:
-        """As the recipe has it."""
-        return self.clip_norm
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step as a part of its largest value."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from mnist.sequence_model import Classifier, SequenceRecipe
+from mnist.sequence_model import Classifier, ClippedRecipe, SequenceRecipe
 from program.errors import ExampleError
 
 Stages = tuple[tuple[int, int], ...]
@@ -41,7 +41,7 @@ def parse_stages(text: str, steps: int) -> Stages:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoarseRecipe(SequenceRecipe):
+class CoarseRecipe(ClippedRecipe):
     """Stages with several pixels averaged to one step, `dt / tau` as many times larger.
 
     The learning rate of each stage rises and falls like that of a whole run, and its largest value
@@ -49,16 +49,9 @@ class CoarseRecipe(SequenceRecipe):
 
     Attributes:
         stages: the pixels of a step, and for how many epochs.
-        clip_norm: the largest norm of a gradient, to which larger ones are scaled; None is never.
     """
 
     stages: Stages
-    clip_norm: float | None
-
-    @property
-    def largest_norm(self) -> float | None:
-        """As the recipe has it."""
-        return self.clip_norm
 
     @property
     def coarsest(self) -> int:

@@ -53,6 +53,22 @@ class SequenceRecipe(Recipe):
         return 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClippedRecipe(SequenceRecipe):
+    """A recipe that may clip.
+
+    Attributes:
+        clip_norm: the largest norm of a gradient, to which larger ones are scaled; None is never.
+    """
+
+    clip_norm: float | None
+
+    @property
+    def largest_norm(self) -> float | None:
+        """As the recipe has it."""
+        return self.clip_norm
+
+
 @dataclass(frozen=True)
 class Architecture:
     """What a model is, as checkpoints, metrics and weights record it.
