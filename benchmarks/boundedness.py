@@ -8,12 +8,13 @@ half of the cells with a new one at every step, half with a constant one. A cell
 state is not finite or exceeds 1,000 in magnitude.
 """
 
-import argparse
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import tyro
 from torch import Tensor
 
 from recurrent import ORGaNICsCell, State
@@ -23,62 +24,65 @@ LIMIT = 1e3
 EVERY = 50
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", type=int, default=64)
-    parser.add_argument("--hidden-size", type=int, default=8)
-    parser.add_argument("--input-size", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--step-sizes", type=float, nargs="+", default=[0.02, 0.1, 0.5, 1.0])
-    parser.add_argument("--singular-values", type=float, nargs="+", default=[1.0, 2.0, 4.0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    cells: int = 64
+    hidden_size: int = 8
+    """Neurons of each type."""
+    input_size: int = 4
+    steps: int = 10_000
+    step_sizes: tuple[float, ...] = (0.02, 0.1, 0.5, 1.0)
+    """All dt/tau of a cell."""
+    singular_values: tuple[float, ...] = (1.0, 2.0, 4.0)
+    """The largest of the recurrent weights."""
+    seed: int = 0
+    out: Path | None = None
+    """A JSON file for the counts."""
 
+
+def main(options: Options) -> None:
     rows = []
-    print("diverged of " + str(arguments.cells) + " cells, by dt/tau")
-    print(" " * 26 + "".join(f"{size:>8g}" for size in arguments.step_sizes))
+    print("diverged of " + str(options.cells) + " cells, by dt/tau")
+    print(" " * 26 + "".join(f"{size:>8g}" for size in options.step_sizes))
     for rectified in (True, False):
-        for largest in arguments.singular_values:
+        for largest in options.singular_values:
             start, counts = time.perf_counter(), []
-            for size in arguments.step_sizes:
-                torch.manual_seed(arguments.seed)
-                counts.append(count_diverged(rectified, largest, size, arguments))
+            for size in options.step_sizes:
+                torch.manual_seed(options.seed)
+                counts.append(count_diverged(rectified, largest, size, options))
                 rows.append(
                     {
                         "model": "rectified" if rectified else "main",
                         "largest_singular_value": largest,
                         "step_size": size,
-                        "cells": arguments.cells,
+                        "cells": options.cells,
                         "diverged": counts[-1],
                     }
                 )
             label = f"{rows[-1]['model']}, Wr at {largest:g}"
             seconds = time.perf_counter() - start
             print(f"{label:26s}" + "".join(f"{n:>8d}" for n in counts) + f"  ({seconds:.0f} s)")
-    if arguments.out:
-        report = {"steps": arguments.steps, "limit": LIMIT, "rows": rows}
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    if options.out:
+        report = {"steps": options.steps, "limit": LIMIT, "rows": rows}
+        options.out.write_text(json.dumps(report, indent=2) + "\n")
 
 
 @torch.no_grad()
-def count_diverged(
-    rectified: bool, largest: float, step_size: float, arguments: argparse.Namespace
-) -> int:
+def count_diverged(rectified: bool, largest: float, step_size: float, options: Options) -> int:
     """Number of random cells that diverge; all cells are stepped together, as one batch."""
     cells = [
-        ORGaNICsCell(arguments.input_size, arguments.hidden_size, rectified=rectified)
-        for _ in range(arguments.cells)
+        ORGaNICsCell(options.input_size, options.hidden_size, rectified=rectified)
+        for _ in range(options.cells)
     ]
     parameters = with_steps(stack([cell.parameters_of_step() for cell in cells]), step_size)
     parameters = parameters._replace(recurrent_weight=largest * parameters.recurrent_weight)
     states = zip(*(cell.draw_state() for cell in cells), strict=True)
     state = State(*(torch.stack(part) for part in states))
     model = Model(rectified=rectified)
-    constant = torch.rand(arguments.cells, arguments.input_size)
-    half = arguments.cells // 2
-    diverged = torch.zeros(arguments.cells, dtype=torch.bool)
-    for step in range(arguments.steps):
+    constant = torch.rand(options.cells, options.input_size)
+    half = options.cells // 2
+    diverged = torch.zeros(options.cells, dtype=torch.bool)
+    for step in range(options.steps):
         x = torch.rand_like(constant)
         x[:half] = constant[:half]
         state = euler_step(model, parameters, x, state)
@@ -119,4 +123,4 @@ def with_steps(parameters: Parameters, step_size: float) -> Parameters:
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options, description=__doc__))

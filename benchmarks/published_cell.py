@@ -17,16 +17,19 @@ from pathlib import Path
 
 import torch
 import tyro
-from _sequences import MAX_STEPS, PublishedLoop
+from accelerate import Accelerator
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from harness.sequences import MAX_STEPS, PublishedLoop
 
-from _mnist import CLASSES, load_few_mnist
-from _sequence_model import Architecture, Classifier
-from _training import Run, accuracy, train
-from accelerate import Accelerator
-from smnist_bptt import FEW_IMAGES_RECIPE, SequenceTask
+# Python gives a script its own folder only, and this one trains as the example does.
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+
+from mnist.data import CLASSES, load_few_mnist
+from mnist.sequence_model import Architecture, Classifier
+from mnist.sequence_recipes import FEW_IMAGES_RECIPE
+from mnist.sequence_task import SequenceTask
+from mnist.training import Run, accuracy, train
 
 
 @dataclass(frozen=True)

@@ -32,17 +32,17 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from _accuracy import Errors, Probe, derivatives, errors, exact
-from _bars import Bar, bar_table
-from _floor import Rates, floor_table, measure_rates, sequence_work
-from _memory import peak_bytes
-from _output import table
-from _race import Contender, Pace, race, run_step
-from _report import Report
-from _sequences import AUTO, LSTM, PUBLISHED, cuda_name, entries
-from _timing import clock_for
 from torch import Tensor
 
+from harness.accuracy import Errors, Probe, derivatives, errors, exact
+from harness.bars import Bar, bar_table
+from harness.floor import Rates, floor_table, measure_rates, sequence_work
+from harness.memory import peak_bytes
+from harness.output import table
+from harness.race import Contender, Pace, race, run_step
+from harness.report import Report
+from harness.sequences import AUTO, LSTM, PUBLISHED, cuda_name, entries
+from harness.timing import clock_for
 from recurrent import ORGaNICsRNN
 
 INPUT_SIZE = 1

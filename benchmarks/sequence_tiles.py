@@ -20,12 +20,12 @@ from typing import Literal
 
 import torch
 import tyro
-from _output import table
-from _race import Contender, Pace, Step, gradient_step, race
-from _report import Report
-from _timing import clock_for
 from torch import Tensor
 
+from harness.output import table
+from harness.race import Contender, Pace, Step, gradient_step, race
+from harness.report import Report
+from harness.timing import clock_for
 from recurrent import ORGaNICsRNN
 from recurrent.backends.cuda import backward, forward
 from recurrent.backends.cuda.tiles import ADJOINT_TILES, FORWARD_TILES, Precision, Tile

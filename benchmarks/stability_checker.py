@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from _layer import synthetic_layer
-from _output import machine, save_json
 
 from deq_organics import check_stability
+from harness.layer import synthetic_layer
+from harness.output import machine, save_json
 
 
 @dataclass(frozen=True)

@@ -43,19 +43,19 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from _bars import Bar, bar_table
-from _contestants import OURS, PUBLISHED, UNCHECKED, Field, enter
-from _floor import Rates, floor_table, measure_rates, static_work
-from _layer import initial_layer, synthetic_layer, trained_layer
-from _memory import peak_bytes
-from _output import table
-from _peers import Reference, Tensors, circuit_tensors
-from _race import Pace, race
-from _report import Report
-from _timing import clock_for
 from torch import Tensor
 
 from deq_organics import Circuit, ORGaNICsDEQ
+from harness.bars import Bar, bar_table
+from harness.contestants import OURS, PUBLISHED, UNCHECKED, Field, enter
+from harness.floor import Rates, floor_table, measure_rates, static_work
+from harness.layer import initial_layer, synthetic_layer, trained_layer
+from harness.memory import peak_bytes
+from harness.output import table
+from harness.peers import Reference, Tensors, circuit_tensors
+from harness.race import Pace, race
+from harness.report import Report
+from harness.timing import clock_for
 
 TARGET = 1e-6
 BARRED_SIZE, BARRED_BATCH = 80, 256

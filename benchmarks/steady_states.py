@@ -32,13 +32,13 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from _output import machine, save_json, table
-from _trajectory import Fate, Parameters, follow, random_start, rest
 from torch import Tensor
 from tqdm import tqdm
 
-from deq_organics import Circuit, Status, SteadyState
+from deq_organics import Circuit, Status, SteadyState, draw_circuits
 from deq_organics.steady_state.methods.normalized import solve_normalized
+from harness.output import machine, save_json, table
+from harness.trajectory import Fate, Parameters, follow, random_start, rest
 
 TOL = 1e-10
 FAST_ITERATIONS = 60
@@ -88,29 +88,13 @@ class Tally:
     failures: list[str] = field(default_factory=list)
 
 
-def draw(n: int, size: int, seed: int) -> Circuit:
-    """``size`` random circuits of ``n`` neurons of each type."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator, dtype=torch.float64)
-
-    def gaussian(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    b0, b, sigma = uniform(size, n), uniform(size, n), uniform(size, n)
-    w, wr, z = uniform(size, n, n), gaussian(size, n, n), gaussian(size, n)
-    wr = wr / torch.linalg.matrix_norm(wr, 2, keepdim=True)
-    z = z / torch.linalg.vector_norm(z, dim=-1, keepdim=True)
-    return Circuit(b * z, (b0 * sigma).square(), wr, w)
-
-
 def batches(n: int, circuits: int, seed: int) -> Iterator[tuple[int, Circuit]]:
     """The first index and the circuits of each batch; a circuit is set by n, its index and seed."""
     size = 250 if n >= LARGE else 20_000
     for number, first in enumerate(range(0, circuits, size)):
         batch_seed = int(np.random.SeedSequence([seed, n, number]).generate_state(1)[0])
-        yield first, draw(n, min(size, circuits - first), batch_seed)
+        generator = torch.Generator().manual_seed(batch_seed)
+        yield first, draw_circuits(min(size, circuits - first), n, generator=generator)
 
 
 def recomputed_residual(circuit: Circuit, state: SteadyState) -> Tensor:

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from _circuit_draws import RECURRENCES, Draw, at_fixed_points, driven, spectra
-from _output import machine, save_json, table
 from torch import Tensor
 
 from deq_organics import Circuit, check_stability
+from harness.circuit_draws import RECURRENCES, Draw, at_fixed_points, driven, spectra
+from harness.output import machine, save_json, table
 
 __all__ = ["Tally", "examine", "random_draw"]
 

@@ -14,6 +14,7 @@ from .errors import (
     SteadyStateWarning,
 )
 from .layer import ORGaNICsDEQ
+from .random_circuits import draw_circuits, scale_to_singular_value
 from .response.linear_response import cross_spectrum, stationary_covariance, transfer_function
 from .response.simulation import simulate
 from .response.spectral_density import CrossSpectrum
@@ -53,12 +54,14 @@ __all__ = [
     "coupled_oscillators",
     "critical_drive_2d",
     "cross_spectrum",
+    "draw_circuits",
     "energy",
     "energy_form",
     "fixed_points_2d",
     "m_matrix_certificate",
     "normal_modes",
     "oscillator_eigenvalues",
+    "scale_to_singular_value",
     "simulate",
     "stationary_covariance",
     "transfer_function",

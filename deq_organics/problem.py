@@ -8,7 +8,7 @@ from torch import Tensor
 from . import equations
 from .norms import size_of, smallest_step
 
-__all__ = ["Problem"]
+__all__ = ["Flow", "Problem"]
 
 
 class Problem(NamedTuple):
@@ -113,6 +113,11 @@ class Problem(NamedTuple):
         """``(tau_y dy/dt, tau_a da/dt)``."""
         return equations.residual(y, a, *self[:4], self.exponent, self.rectified)
 
+    def flow(self, state: Tensor) -> Tensor:
+        """``(dy/dt, da/dt)`` at ``state = (y, a)``, both ``(B, 2n)``."""
+        residual_y, residual_a = self.residual(*state.chunk(2, -1))
+        return torch.cat([residual_y / self.tau_y, residual_a / self.tau_a], -1)
+
     def jacobian(self, y: Tensor, a: Tensor, *, unit_tau: bool = False) -> Tensor:
         """Jacobian ``(B, 2n, 2n)`` of the vector field, or of ``residual`` if ``unit_tau``."""
         tau_y, tau_a = (1.0, 1.0) if unit_tau else (self.tau_y, self.tau_a)
@@ -158,3 +163,19 @@ class Problem(NamedTuple):
         normalized = equations.drive(y, self.rectified) * s
         pool = equations.pooled_power(self.normalization_weight, normalized, self.exponent)
         return residual_y / size, (self.semisaturation - a + pool) / a, size
+
+
+class Flow:
+    """The circuits' equations as a vector field of states ``(y, a)``, ``(B, 2n)``."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+
+    def __call__(self, time: Tensor, state: Tensor) -> Tensor:
+        return self._problem.flow(state)
+
+    def jacobian(self, time: Tensor, state: Tensor) -> Tensor:
+        return self._problem.jacobian(*state.chunk(2, -1))
+
+    def select(self, index: Tensor) -> "Flow":
+        return Flow(self._problem.select(index))

@@ -14,10 +14,9 @@ from typing import Annotated
 
 import torch
 import tyro
-from _errors import ExampleError, run_example
-from _options import argument
-from _panels import plot_phenomena
-from _phenomena import (
+
+from deq_organics import check_stability
+from phenomena.measurements import (
     Phenomenon,
     attentional_gain,
     contrast_response,
@@ -28,8 +27,9 @@ from _phenomena import (
     recurrent_sharpening,
     surround_suppression,
 )
-
-from deq_organics import check_stability
+from phenomena.panels import plot_phenomena
+from program.errors import ExampleError, run_example
+from program.options import argument
 
 EXAMPLE = "normalization"
 PICTURE = "normalization.png"

@@ -16,15 +16,16 @@ from typing import Annotated
 
 import torch
 import tyro
-from _convergence import CIRCUITS, draw_convergence
-from _eigenvalue_figures import EPOCHS, draw_histograms, draw_training
-from _errors import ExampleError, run_example
-from _hidden_trajectories import draw_hidden_states
-from _mnist import MNIST, load_mnist
-from _options import argument, check_range
-from _phase_portraits import draw_portraits, recurrence_portraits, time_constant_portraits
-from _plots import save
 from matplotlib.figure import Figure
+
+from figures.convergence import CIRCUITS, draw_convergence
+from figures.eigenvalues import EPOCHS, draw_histograms, draw_training
+from figures.hidden_states import draw_hidden_states
+from figures.phase_portraits import draw_portraits, recurrence_portraits, time_constant_portraits
+from mnist.data import MNIST, load_mnist
+from program.errors import ExampleError, run_example
+from program.options import argument, check_range
+from program.pictures import save
 
 FIGURES = (1, 3, 4, 5, 6, 7)
 OF_IMAGES = {5, 6, 7}

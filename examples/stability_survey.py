@@ -22,15 +22,17 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from _checkpoints import open_new_folder, write_json
-from _counterexamples import search_all
-from _errors import ExampleError, run_example
-from _options import argument, check_range, refuse_given
-from _survey import WEIGHTS, Condition, Verdict, classify
-from _survey_report import plot_survey, render_table
-from _training import choose_device
 from accelerate import PartialState
 from tqdm import tqdm
+
+from program.device import choose_device
+from program.errors import ExampleError, run_example
+from program.files import open_new_folder, write_json
+from program.options import argument, check_range, refuse_given
+from survey.conditions import WEIGHTS, Condition
+from survey.counterexamples import search_all
+from survey.report import plot_survey, render_table
+from survey.verdicts import Verdict, classify
 
 HEADER, RESULTS, PICTURE = "survey.json", "results.json", "stability_survey.png"
 # Blocks of circuits for each singular value; those of large ones take far more time.

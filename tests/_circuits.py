@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deq_organics import scale_to_singular_value
+
 DOUBLE = torch.float64
 MODELS = [(m, rectified) for m in (1.5, 2.0, 3.0) for rectified in (False, True)]
 RECURRENCES = ("identity", "shared", "per-circuit")
@@ -47,7 +49,7 @@ def random_parameters(
     wr = None
     if recurrence != "identity":
         wr = gaussian(*(batch if recurrence == "per-circuit" else lead), n, n)
-        wr = singular_value * wr / torch.linalg.matrix_norm(wr, 2, keepdim=True)
+        wr = scale_to_singular_value(wr, singular_value)
     tensors = {
         "input_drive": uniform(*batch, n) * z,
         "semisaturation": (uniform(*lead, n) * uniform(*lead, n)).pow(exponent),

@@ -9,7 +9,7 @@ from _kernels import KERNELS
 pytestmark = [KERNELS, MEASURED]
 
 # What a call of the division in double precision takes, by the compiler.
-CALL = {"3.6": 16, "3.8": 24}.get(COMPILER, 0)
+CALL = {"3.6": 24, "3.8": 24}.get(COMPILER, 0)
 
 KERNELS_OF = "deq_organics.steady_state.backends.triton._kernels"
 SCALE = "deq_organics.singular_value._kernels"

@@ -21,7 +21,10 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(
     str(path.relative_to(ROOT))
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md"))
+    for path in (
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")),
+        *DOCS.rglob("*.md"),
+    )
 )
 TUTORIALS = [page for page in PAGES if page.startswith("docs/tutorials/")]
 LARGEST_PICTURE = 150_000  # bytes

@@ -9,7 +9,7 @@ from _circuits import DOUBLE, vector
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from deq_organics.response.integration import METHODS, Outcome, StepControl, integrate
+from deq_organics.integration import METHODS, Outcome, StepControl, integrate
 
 # Of the local errors of a step, of its estimate, and of the states within it.
 ORDERS = {

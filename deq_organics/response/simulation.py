@@ -19,12 +19,12 @@ from ..checks import (
 )
 from ..circuit import Circuit
 from ..errors import SimulationError, SimulationWarning
+from ..integration import METHODS, Outcome, StepControl, Trajectory, integrate
+from ..integration.from_scipy import SCIPY_SOLVERS, integrate_by_scipy
 from ..memory import check_memory
-from ..steady_state.methods import Problem
+from ..problem import Flow, Problem
 from ..steady_state.record import ON_FAILURE
 from .arguments import as_tensor_or_array, check_circuit, like_circuit
-from .integration import METHODS, Outcome, StepControl, Trajectory, integrate
-from .integration.from_scipy import SCIPY_SOLVERS, integrate_by_scipy
 
 __all__ = ["simulate"]
 
@@ -37,24 +37,6 @@ _FLOOR = 0.01
 # Elements of the Jacobians of the circuits that are stepped together.
 _JACOBIANS_AT_A_TIME = 2**22
 _NAMED = 5
-
-
-class _Flow:
-    """The circuits' equations as a vector field of states ``(y, a)``, ``(B, 2n)``."""
-
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
-
-    def __call__(self, time: Tensor, state: Tensor) -> Tensor:
-        y, a = state.chunk(2, -1)
-        residual_y, residual_a = self._problem.residual(y, a)
-        return torch.cat([residual_y / self._problem.tau_y, residual_a / self._problem.tau_a], -1)
-
-    def jacobian(self, time: Tensor, state: Tensor) -> Tensor:
-        return self._problem.jacobian(*state.chunk(2, -1))
-
-    def select(self, index: Tensor) -> "_Flow":
-        return _Flow(self._problem.select(index))
 
 
 def simulate(
@@ -133,17 +115,17 @@ def simulate(
         if method == _SCIPY:
             _refuse_derivatives(t, start, problem)
             found = integrate_by_scipy(
-                _Flow(problem), start, t, chosen.get("solver", "LSODA"), control
+                Flow(problem), start, t, chosen.get("solver", "LSODA"), control
             )
         else:
-            found = _integrate(_Flow(problem), start, t, method, control)
+            found = _integrate(Flow(problem), start, t, method, control)
     _report(found, batch, t, on_failure, control.max_steps)
     y, a = found.states.reshape(t.numel(), *batch, 2 * n).split(n, -1)
     return y, a
 
 
 def _integrate(
-    field: _Flow, start: Tensor, t: Tensor, method: str, control: StepControl
+    field: Flow, start: Tensor, t: Tensor, method: str, control: StepControl
 ) -> Trajectory:
     """All circuits together, or as many as their Jacobians allow."""
     size, width = start.shape

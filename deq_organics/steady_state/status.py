@@ -23,6 +23,7 @@ class Status(IntEnum):
     DIVERGED = 4
     CYCLE = 5
     NOT_REPRESENTABLE = 6
+    UNDECIDED = 7
 
     @property
     def message(self) -> str:
@@ -33,6 +34,7 @@ _MESSAGES = {
     Status.CONVERGED: "a steady state was found",
     Status.MAX_ITERATIONS: "the residual is still above tol after max_iter iterations",
     Status.UNSTABLE: "only an unstable fixed point was found",
+    Status.UNDECIDED: "a fixed point was found, but rounding leaves open whether it is stable",
     Status.NOT_SETTLED: "the dynamics did not settle within the time they were followed",
     Status.DIVERGED: "the dynamics diverge",
     Status.CYCLE: "the dynamics end on a stable cycle",

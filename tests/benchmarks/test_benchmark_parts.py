@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from _accuracy import Probe, derivatives, errors, exact
-from _bars import Bar, bar_table
-from _floor import Rates, Work, measure_rates, sequence_work, static_work
-from _graphs import capture
-from _race import Contender, Pace, Step, gradient_step, race
-from _report import RESULTS, Report, results_file
-from _timing import EventClock, HostClock, clock_for
-from sequence import bars
 
+from harness.accuracy import Probe, derivatives, errors, exact
+from harness.bars import Bar, bar_table
+from harness.floor import Rates, Work, measure_rates, sequence_work, static_work
+from harness.graphs import capture
+from harness.race import Contender, Pace, Step, gradient_step, race
+from harness.report import RESULTS, Report, results_file
+from harness.timing import EventClock, HostClock, clock_for
 from recurrent import ORGaNICsRNN
+from sequence import bars
 
 
 class FakeClock:

@@ -4,10 +4,11 @@ import itertools
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
 import smnist_bptt
 import static_mnist
-import torch
-from _weights import load_weights, save_weights
+from mnist.weights import load_weights, save_weights
 
 EXAMPLES: dict[str, ModuleType] = {"static_mnist": static_mnist, "smnist_bptt": smnist_bptt}
 SMALL = {"static_mnist": {"model": "50:50"}, "smnist_bptt": {"hidden_size": "4", "resize": "4"}}

@@ -1,21 +1,17 @@
 """The examples as modules, and small directories of images."""
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from _images import write_images
+from _runs import EXAMPLES as MODULES
+from _runs import short_run
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-import smnist_bptt  # noqa: E402
-import static_mnist  # noqa: E402
-from _errors import run_example  # noqa: E402
-from _images import write_images  # noqa: E402
-from _runs import EXAMPLES as MODULES  # noqa: E402
-from _runs import short_run  # noqa: E402
+import smnist_bptt
+import static_mnist
+from program.errors import run_example
 
 
 @pytest.fixture

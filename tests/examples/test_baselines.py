@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import smnist_bptt
 import torch
-from _baseline_recipes import BaselineRecipe, baseline_recipe
-from _baselines import (
+from _runs import short_run
+
+import smnist_bptt
+from mnist.baseline_recipes import BaselineRecipe, baseline_recipe
+from mnist.baselines import (
     LEM,
     AntisymmetricRNN,
     CoRNN,
@@ -20,9 +22,8 @@ from _baselines import (
     build_baseline,
     chrono_lstm,
 )
-from _errors import ExampleError
-from _runs import short_run
-from _sequence_model import Architecture, Classifier
+from mnist.sequence_model import Architecture, Classifier
+from program.errors import ExampleError
 
 Run = Callable[..., tuple[int, str, str]]
 Array = np.ndarray

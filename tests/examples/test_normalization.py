@@ -4,10 +4,13 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-import normalization
 import pytest
 import torch
-from _phenomena import (
+from torch import Tensor
+
+import normalization
+from deq_organics import check_stability, m_matrix_certificate, simulate
+from phenomena.measurements import (
     MASK,
     TEST,
     Curve,
@@ -24,10 +27,7 @@ from _phenomena import (
     recurrent_sharpening,
     surround_suppression,
 )
-from _sheet import line, ring, sharpening_weight
-from torch import Tensor
-
-from deq_organics import check_stability, m_matrix_certificate, simulate
+from phenomena.sheet import line, ring, sharpening_weight
 
 Run = Callable[..., tuple[int, str, str]]
 SIGMA = 0.2

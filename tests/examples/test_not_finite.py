@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from _errors import ExampleError
 from _runs import EXAMPLES, short_run
-from _watched import Watched
-from _weights import load_weights
-from conftest import RunExample as Run
 from torch import Tensor, nn
 
+from mnist.watched import Watched
+from mnist.weights import load_weights
+from program.errors import ExampleError
+
+Run = Callable[..., tuple[int, str, str]]
 TASKS = {"static_mnist": "StaticTask", "smnist_bptt": "SequenceTask"}
 # One of the recurrent weights of each example's model.
 WEIGHT = {

@@ -4,20 +4,20 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-import _hidden_trajectories
-import paper_figures
 import pytest
 import torch
-from _convergence import ITERATIONS, iterate, settle_circuits
-from _eigenvalue_figures import train_and_watch
-from _errors import ExampleError
-from _hidden_trajectories import load_sequence_models
-from _mnist import load_mnist
-from _phase_portraits import find_fixed_points, recurrence_portraits, time_constant_portraits
-from _plots import save
 from matplotlib.figure import Figure
 
+import paper_figures
 from deq_organics.steady_state.methods.algorithm1 import solve_algorithm1
+from figures import hidden_states
+from figures.convergence import ITERATIONS, iterate, settle_circuits
+from figures.eigenvalues import train_and_watch
+from figures.hidden_states import load_sequence_models
+from figures.phase_portraits import find_fixed_points, recurrence_portraits, time_constant_portraits
+from mnist.data import load_mnist
+from program.errors import ExampleError
+from program.pictures import save
 
 Run = Callable[..., tuple[int, str, str]]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -148,7 +148,7 @@ def test_it_says_which_weights_are_not_shipped(
     run_figures: Run, shared_images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unpermuted = [model for model in load_sequence_models() if not model.permuted]
-    monkeypatch.setattr(_hidden_trajectories, "load_sequence_models", lambda: unpermuted)
+    monkeypatch.setattr(hidden_states, "load_sequence_models", lambda: unpermuted)
     status, output, _ = run_figures("--figures", 7, "--data", shared_images)
     assert status == 0
     assert "no permuted weights are shipped" in output

@@ -45,7 +45,7 @@ os.fsync = killing_sync
 RUN = """
 import sys
 import {example}
-from _errors import run_example
+from program.errors import run_example
 sys.exit(run_example({example}.main))
 """
 

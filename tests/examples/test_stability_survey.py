@@ -7,16 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import _counterexamples
-import _survey
 import pytest
-import stability_survey
 import torch
-from _counterexamples import FAMILIES, Family
-from _survey import Condition, Verdict, classify
-from _survey_report import interval
 
+import stability_survey
 from deq_organics import Circuit, fixed_points_2d
+from survey import conditions, counterexamples
+from survey.conditions import Condition
+from survey.counterexamples import FAMILIES, Family
+from survey.report import interval
+from survey.verdicts import Verdict, classify
 
 DOUBLE = torch.float64
 SCRIPT = Path(stability_survey.__file__)
@@ -66,7 +66,7 @@ def test_a_circuit_that_is_hard_to_explain_has_an_unstable_fixed_point():
     assert int((verdict == Verdict.UNDECIDED).sum()) <= 1
 
 
-@pytest.mark.parametrize("weights", _survey.WEIGHTS)
+@pytest.mark.parametrize("weights", conditions.WEIGHTS)
 def test_conditions_draw_what_they_say(weights):
     circuit = Condition(4, weights, 1.5, 0.3, 0.1).draw(50, 0)
     wr = circuit.recurrent_weight
@@ -83,10 +83,10 @@ def test_conditions_draw_what_they_say(weights):
 
 def test_survey_and_resume(run_survey, tmp_path):
     """A survey that lost blocks is completed to the same counts."""
-    arguments = ("--sizes", 1, 2, "--circuits", 30, "--out", tmp_path / "a")
+    arguments = ("--sizes", 1, 2, "--circuits", 10, "--out", tmp_path / "a")
     status, output, errors = run_survey(*arguments)
     assert (status, "error" in errors) == (0, False)
-    assert "960 circuits" in output
+    assert "320 circuits" in output
     assert (tmp_path / "a" / "stability_survey.png").stat().st_size > 10_000
     before = (tmp_path / "a" / "results.json").read_bytes()
     blocks = sorted((tmp_path / "a").glob("n*.json"))
@@ -98,14 +98,14 @@ def test_survey_and_resume(run_survey, tmp_path):
     assert "11 of 32 blocks" in output
     assert (tmp_path / "a" / "results.json").read_bytes() == before
     counts = json.loads(before)["conditions"]
-    assert sum(cell[str(kind)] for cell in counts for kind in Verdict) == 960
+    assert sum(cell[str(kind)] for cell in counts for kind in Verdict) == 320
 
 
 def test_two_processes_count_the_same(run_survey, tmp_path):
-    status, *_ = run_survey("--sizes", 2, "--circuits", 20, "--out", tmp_path / "one")
+    status, *_ = run_survey("--sizes", 2, "--circuits", 5, "--out", tmp_path / "one")
     assert status == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += [str(SCRIPT), "--sizes", "2", "--circuits", "20", "--device", "cpu", "--out"]
+    command += [str(SCRIPT), "--sizes", "2", "--circuits", "5", "--device", "cpu", "--out"]
     subprocess.run(
         [*command, str(tmp_path / "two")],
         check=True,
@@ -188,15 +188,15 @@ class TestGradientSearch:
 
     def test_it_finds_counterexamples_with_one_neuron_and_none_where_none_are(self, monkeypatch):
         """For n = 1 the theory knows: negative wr has some, nonnegative wr and bounds have none."""
-        monkeypatch.setattr(_counterexamples, "CANDIDATES", 20)
-        monkeypatch.setattr(_counterexamples, "STEPS", 60)
-        free = _counterexamples.search(Family("free"), 1, 0)
+        monkeypatch.setattr(counterexamples, "CANDIDATES", 20)
+        monkeypatch.setattr(counterexamples, "STEPS", 60)
+        free = counterexamples.search(Family("free"), 1, 0)
         assert free.counterexamples > 0
         example = free.example
         circuit = Circuit(**{name: torch.tensor(example[name], dtype=DOUBLE) for name in example})
         assert not fixed_points_2d(circuit).stable.any()
         for family in (Family("nonnegative"), Family("free", bounded=True)):
-            assert _counterexamples.search(family, 1, 0).counterexamples == 0
+            assert counterexamples.search(family, 1, 0).counterexamples == 0
 
     def test_the_gradient_is_that_of_the_steady_state(self):
         """Following a fixed point by Newton's method keeps its derivative."""
@@ -206,7 +206,7 @@ class TestGradientSearch:
         state = circuit.steady_state(tol=1e-12)
         with torch.no_grad():
             start = state.y + 1e-3, state.a
-        y, a, exists = _counterexamples._follow(circuit, *start)
+        y, a, exists = counterexamples._follow(circuit, *start)
         assert exists.all()
         for found, expected in ((y, state.y), (a, state.a)):
             torch.testing.assert_close(found, expected)
@@ -217,8 +217,8 @@ class TestGradientSearch:
             torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)
 
     def test_command(self, run_survey, tmp_path, monkeypatch):
-        monkeypatch.setattr(_counterexamples, "CANDIDATES", 4)
-        monkeypatch.setattr(_counterexamples, "STEPS", 5)
+        monkeypatch.setattr(counterexamples, "CANDIDATES", 4)
+        monkeypatch.setattr(counterexamples, "STEPS", 5)
         status, *_ = run_survey("--search", "--sizes", 1, "--out", tmp_path / "search")
         assert status == 0
         content = json.loads((tmp_path / "search" / "results.json").read_text())

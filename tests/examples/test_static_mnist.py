@@ -7,15 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import static_mnist
 import torch
-from _experiment import load_model
-from _mnist import Images
 from _runs import rewrite
-from _weights import load_weights
-from static_mnist import FEW_IMAGES_RECIPE, Classifier, StaticTask
 
+import static_mnist
 from deq_organics import ORGaNICsDEQ
+from mnist.data import Images
+from mnist.experiment import load_model
+from mnist.static_model import FEW_IMAGES_RECIPE, Classifier
+from mnist.static_task import StaticTask
+from mnist.weights import load_weights
 
 Run = Callable[..., tuple[int, str, str]]
 MODELS = ["80:80", "50:50", "two-layer", "mlp-50"]

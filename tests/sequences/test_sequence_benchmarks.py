@@ -18,7 +18,6 @@ def run(monkeypatch, tmp_path):
     def start(name, *options):
         out = tmp_path / "report.json"
         script = str(BENCHMARKS / name)
-        monkeypatch.syspath_prepend(BENCHMARKS)
         monkeypatch.setattr(sys, "argv", [script, *options, "--out", str(out)])
         status = 0
         try:

@@ -16,10 +16,9 @@ transposed for a product with the matrix, and as they are for one with its trans
 import triton
 import triton.language as tl
 
-# `_EPSILON` is float32's rounding unit, `_TINY` its smallest normal number.
-_EPSILON = tl.constexpr(1.1920929e-07)
-# As in `solvers.acceleration`.
+# As in `..solvers.acceleration`, for float32.
 _CURVATURE_PART, _ROUNDING_PART = tl.constexpr(0.3), tl.constexpr(1.1920929e-04)
+# The smallest normal number of float32.
 _TINY = tl.constexpr(1.1754944e-38)
 # As in `..solvers.preconditioner`.
 _SMALLEST_FACTOR = tl.constexpr(1 / 16)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ....problem import Problem
-from .rosenbrock import flow, take_step, tolerances
+from .rosenbrock import take_step, tolerances
 
 __all__ = ["Recurrence", "verify_cycles"]
 
@@ -26,7 +26,8 @@ _SMALLEST_EXTENT = 1e-3
 _FIRST_REFERENCE = 32
 _SECANT_STEPS = 3
 _ROUGH_RTOL, _ROUGH_STEPS, _RTOL, _NEWTON_STEPS, _PERIODS = 1e-4, 2, 1e-6, 5, 2
-_MAX_STEPS = 5_000
+# Of one period.
+_MAX_STEPS = 1_000
 # A return of the periodic solution to itself, between the steps of its integration.
 _SAME = 1e-3
 # How much of a distance from the cycle may change otherwise than by the monodromy matrix.
@@ -212,21 +213,25 @@ def verify_cycles(
     Returns:
         The verdict ``(B,)`` and the period ``(B,)``.
     """
-    limit, slope = _CLOSED * extent, flow(problem, state)
+    limit, slope = _CLOSED * extent, problem.flow(state)
     point, first = state, period
+    alive = torch.ones_like(period, dtype=torch.bool)
     for rtol in (*[_ROUGH_RTOL] * _ROUGH_STEPS, *[_RTOL] * _NEWTON_STEPS):
-        section = _Section(point, flow(problem, point) / scale.square(), scale)
-        end, monodromy, found = _one_period(problem, point, period, rtol, section, _SAME * extent)
+        section = _Section(point, problem.flow(point) / scale.square(), scale)
+        time = torch.where(alive, period, 0.0)
+        end, monodromy, found = _one_period(problem, point, time, rtol, section, _SAME * extent)
         gap = _size(end - point, scale)
-        open_ = ~(gap <= limit) | (rtol == _ROUGH_RTOL)
+        # Where a period takes too many steps, it is not tried again.
+        alive &= torch.isfinite(gap)
+        open_ = alive & (~(gap <= limit) | (rtol == _ROUGH_RTOL))
         if not open_.any():
             break
-        step, delay = _close(monodromy, end - point, flow(problem, end), slope, scale)
+        step, delay = _close(monodromy, end - point, problem.flow(end), slope, scale)
         usable = open_ & (_size(step, scale) <= extent) & (delay.abs() <= 0.5 * period)
         point = torch.where(usable.unsqueeze(-1), point + step, point)
         period = torch.where(usable, period + delay, period)
-    distance, here = _size(point - state, scale), flow(problem, point)
-    verdict = (gap <= limit) & (distance <= _BESIDE * extent)
+    distance, here = _size(point - state, scale), problem.flow(point)
+    verdict = alive & (gap <= limit) & (distance <= _BESIDE * extent)
     verdict &= (period - first).abs() <= _BESIDE * first
     # A fixed point returns after every time.
     verdict &= 2.0 * _size(here, scale) >= _size(slope, scale)
@@ -305,7 +310,7 @@ def _one_period(
     states first came back to its origin within the distance ``same``, ``period`` if not before it;
     else I and ``period``.
     """
-    slope, time, first = flow(problem, state), torch.zeros_like(period), period
+    slope, time, first = problem.flow(state), torch.zeros_like(period), period
     identity = torch.eye(state.shape[-1], dtype=state.dtype, device=state.device)
     monodromy = identity.expand(state.shape[0], -1, -1)
     before = torch.zeros_like(period)
@@ -319,7 +324,7 @@ def _one_period(
         moved = going & step.accepted
         here, old = moved.unsqueeze(-1), (state, slope)
         state = torch.where(here, step.state, state)
-        slope = torch.where(here, flow(problem, state), slope)
+        slope = torch.where(here, problem.flow(state), slope)
         if section is not None and same is not None:
             piece = _Piece(old[0], state, old[1], slope, length)
             jacobian = problem.jacobian(*piece.at(torch.full_like(h, 0.5)).chunk(2, -1))

@@ -2,8 +2,8 @@
 
 What is said of a trajectory was checked along it: that it settles, where Newton's method finds a
 stable fixed point right beside it; that it ends on a cycle, where :mod:`.cycles` verifies one;
-that it diverges, where it has grown over twelve orders of magnitude. Of all others it is said that
-they did not settle until then.
+that it diverges, where it has grown over twelve orders of magnitude. Of all others, and of cycles
+of more than 32 neurons, it is said that they did not settle until then.
 """
 
 import torch
@@ -15,7 +15,7 @@ from ...status import Reached, Solution, Status
 from ..acceptance import natural_sizes
 from ..newton import solve_newton
 from .cycles import Recurrence, verify_cycles
-from .rosenbrock import flow, take_step, tolerances
+from .rosenbrock import take_step, tolerances
 
 __all__ = ["MAX_STEPS", "Paths", "follow", "rest"]
 
@@ -31,6 +31,8 @@ _LARGE, _SLACK, _DIVERGED = 1e6, 1e3, 1e12
 # After so many steps it is looked at what has stopped for it.
 _LOOK = 16
 _CYCLE_LOOKS = (256, 512, 1024, 2048)
+# Neurons up to which cycles are verified: a period costs some hundred exponentials of (2n, 2n).
+_LARGEST_VERIFIED = 32
 # Relative speeds at which to look for a fixed point, the first one only for its instability; and
 # the largest distance of a trajectory from the fixed point at which it is said to end.
 _SLOW, _SLOWER, _SLOWEST, _FAST = 1e-4, 1e-6, 1e-14, 1e-3
@@ -80,7 +82,7 @@ class Paths:
         size = state.shape[0]
         self._all, self._problem, self._tol = problem, problem, tol
         self._row = torch.arange(size, device=state.device)
-        self._state, self._slope, self._time = state, flow(problem, state), state.new_zeros(size)
+        self._state, self._slope, self._time = state, problem.flow(state), state.new_zeros(size)
         self._scale = tolerances(problem, state)
         fastest = torch.minimum(problem.tau_y.amin(-1), problem.tau_a.amin(-1))
         self._length = (_FIRST_STEP * fastest).expand(size).clone()
@@ -149,7 +151,7 @@ class Paths:
         moved = moving & step.accepted
         here = moved.unsqueeze(-1)
         state = torch.where(here, step.state, self._state)
-        self._state, self._slope = state, flow(problem, state)
+        self._state, self._slope = state, problem.flow(state)
         self._scale = tolerances(problem, state)
         self._length = torch.where(moving, step.next_length, self._length)
         self._stuck = self._length < self._shortest
@@ -157,8 +159,9 @@ class Paths:
         self._time = self._time + length
         self._sum = self._sum + 0.5 * length.unsqueeze(-1) * (old[0] + state)
         self._end_steps[self._row] += moving
-        new = (state, self._slope)
-        self._recurrence.observe(old, new, self._scale, self._time, length, moved)
+        if state.shape[-1] <= 2 * _LARGEST_VERIFIED:
+            new = (state, self._slope)
+            self._recurrence.observe(old, new, self._scale, self._time, length, moved)
 
         tau = torch.cat(torch.broadcast_tensors(problem.tau_y, problem.tau_a), -1)
         self._speed = (self._slope * tau / self._scale).abs().amax(-1)
@@ -210,14 +213,17 @@ class Paths:
         beside = (found.status == Status.CONVERGED) & (distance <= _DISTANCE)
         stable = is_stable(part, found.y, found.a, beside & (speed <= _SLOWER))
         # What is at rest but for rounding, look after look, stays there.
-        at_rest = beside & unstable & (speed <= _SLOWEST)
+        undecided = beside & ~unstable & ~stable & (speed <= _SLOWER)
+        at_rest = undecided | (beside & unstable & (speed <= _SLOWEST))
         self._calm[rows] = torch.where(at_rest, self._calm[rows] + 1, 0)
-        stays = ~stable & (self._calm[rows] >= _PATIENCE)
+        stays = at_rest & (self._calm[rows] >= _PATIENCE)
         self._end_status[self._row[rows[stays]]] = int(Status.UNSTABLE)
+        self._end_status[self._row[rows[stays & undecided]]] = int(Status.UNDECIDED)
         self._end_status[self._row[rows[stable]]] = int(Status.CONVERGED)
         ends = stable | stays
         self._state[rows] = torch.where(ends.unsqueeze(-1), point, state)
-        self._level[rows] = (1e-2 * self._level[rows]).clamp_min(_SLOWEST)
+        level = (1e-2 * self._level[rows]).clamp_min(_SLOWEST)
+        self._level[rows] = torch.where(undecided, _SLOWER, level)
         self._slow = torch.zeros_like(self._slow)
         return torch.zeros_like(slow).index_put((rows,), ends)
 

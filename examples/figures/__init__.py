@@ -1,0 +1,1 @@
+"""The paper's figures, each drawn and measured by one module."""
