@@ -1,30 +1,20 @@
 """The ORGaNICs circuit as a value: its parameters, and what follows from them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from . import equations
-from .checks import (
-    as_float_tensor,
-    check_bool,
-    check_broadcast,
-    check_choice,
-    check_finite,
-    check_number,
-    check_positive,
-    check_same_device,
-    physical,
-)
-from .dispatch import BACKENDS, Choice
-from .steady_state.backends import Work, choose
-from .steady_state.backends.triton import prepare
-from .steady_state.function import SolveOptions, steady_state_function
-from .steady_state.methods import Problem, Status
-from .steady_state.record import SteadyState, check_solve_options, report_failures
+from .checks import check_choice, check_finite, check_positive
+from .circuit_arguments import check_state, check_values, checked_shapes
+from .dispatch import Choice
+from .problem import Problem
+from .steady_state.backends import BACKENDS, Work
+from .steady_state.find import find
+from .steady_state.options import SolveOptions
+from .steady_state.record import SteadyState
 
 __all__ = ["Circuit"]
 
@@ -66,6 +56,8 @@ class Circuit:
     tau_a: Tensor
     exponent: float
     rectified: bool
+    # Of the class, so that it is no field; instances have their own.
+    _checked: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -78,7 +70,7 @@ class Circuit:
         exponent: float = 2.0,
         rectified: bool = False,
     ) -> None:
-        self._assign(
+        given: Any = (
             input_drive,
             semisaturation,
             recurrent_weight,
@@ -88,74 +80,32 @@ class Circuit:
             exponent,
             rectified,
         )
-        self._check_values()
+        self._set(checked_shapes(Problem._make(given)))
+        self.check_values()
 
     @classmethod
-    def _with_unchecked_values(cls, *arguments: Any) -> "Circuit":
-        """As the constructor, but without :meth:`_check_values`, which waits for the device."""
+    def with_unchecked_values(cls, given: Problem) -> "Circuit":
+        """As the constructor, without a look at the values: that would wait for the device.
+
+        :meth:`steady_state` looks at them, where the backend does not do without.
+        """
         circuit = cls.__new__(cls)
-        circuit._assign(*arguments)
+        circuit._set(checked_shapes(given))
         return circuit
 
-    def _assign(
-        self,
-        input_drive: Tensor,
-        semisaturation: Tensor | float,
-        recurrent_weight: Tensor | None,
-        normalization_weight: Tensor,
-        tau_y: Tensor | float,
-        tau_a: Tensor | float,
-        exponent: float,
-        rectified: bool,
-    ) -> None:
-        drive = _at_least_single(as_float_tensor("input_drive", input_drive))
-        if drive.ndim == 0 or drive.shape[-1] == 0:
-            raise ValueError(
-                f"input_drive: got shape {tuple(drive.shape)}, expected (..., n) with n >= 1"
-            )
-        w = _matrix("normalization_weight", normalization_weight, drive)
-        wr = None
-        if recurrent_weight is not None:
-            wr = _matrix("recurrent_weight", recurrent_weight, drive)
-        vectors = {
-            name: _vector(name, value, drive)
-            for name, value in (
-                ("semisaturation", semisaturation),
-                ("tau_y", tau_y),
-                ("tau_a", tau_a),
-            )
-        }
-        batches = {"input_drive": drive.shape[:-1], "normalization_weight": w.shape[:-2]}
-        if wr is not None:
-            batches["recurrent_weight"] = wr.shape[:-2]
-        batches |= {name: vector.shape[:-1] for name, vector in vectors.items()}
-        try:
-            torch.broadcast_shapes(*batches.values())
-        except RuntimeError:
-            found = ", ".join(f"{name} {tuple(shape)}" for name, shape in batches.items())
-            raise ValueError(
-                f"leading dimensions: got {found}, expected shapes that broadcast together"
-            ) from None
-        fields = {
-            "input_drive": drive,
-            "recurrent_weight": wr,
-            "normalization_weight": w,
-            **vectors,
-            "exponent": check_number("exponent", exponent, low=1.0, high=64.0),
-            "rectified": check_bool("rectified", rectified),
-        }
-        for name, value in fields.items():
+    def _set(self, parameters: Problem) -> None:
+        for name, value in parameters._asdict().items():
             object.__setattr__(self, name, value)
 
-    def _check_values(self) -> None:
+    def check_values(self) -> None:
         """Raise ValueError for values that no circuit can have; the message names the argument."""
-        check_finite("input_drive", self.input_drive)
-        check_positive("normalization_weight", self.normalization_weight, allow_zero=True)
-        if self.recurrent_weight is not None:
-            check_finite("recurrent_weight", self.recurrent_weight)
-        check_positive("semisaturation", self.semisaturation)
-        check_positive("tau_y", self.tau_y)
-        check_positive("tau_a", self.tau_a)
+        check_values(self.parameters)
+        object.__setattr__(self, "_checked", True)
+
+    @property
+    def parameters(self) -> Problem:
+        """All fields as one tuple, in the order of the constructor's arguments."""
+        return Problem(*(getattr(self, name) for name in Problem._fields))
 
     @property
     def n(self) -> int:
@@ -165,58 +115,24 @@ class Circuit:
     @property
     def batch_shape(self) -> torch.Size:
         """The broadcast leading dimensions."""
-        shapes = [
-            tensor.shape[:-1]
-            for tensor in (self.input_drive, self.semisaturation, self.tau_y, self.tau_a)
-        ]
-        weights = (self.recurrent_weight, self.normalization_weight)
-        shapes += [weight.shape[:-2] for weight in weights if weight is not None]
-        return torch.broadcast_shapes(*shapes)
+        return self.parameters.leading_shape()
 
     def to(self, *args: Any, **kwargs: Any) -> "Circuit":
         """The same circuits on another device or in another dtype, as :meth:`torch.Tensor.to`."""
-        wr = self.recurrent_weight
-        return Circuit(
-            self.input_drive.to(*args, **kwargs),
-            self.semisaturation.to(*args, **kwargs),
-            None if wr is None else wr.to(*args, **kwargs),
-            self.normalization_weight.to(*args, **kwargs),
-            self.tau_y.to(*args, **kwargs),
-            self.tau_a.to(*args, **kwargs),
-            self.exponent,
-            self.rectified,
-        )
+        return Circuit(*self.parameters.to(*args, **kwargs))
 
     def vector_field(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """``(dy/dt, da/dt)`` at ``y`` and ``a`` of shape ``(..., n)``, per unit of tau."""
         self._check_state(y, a)
         with equations.full_precision(y):
-            residual_y, residual_a = equations.residual(
-                y,
-                a,
-                self.input_drive,
-                self.semisaturation,
-                self.recurrent_weight,
-                self.normalization_weight,
-                self.exponent,
-                self.rectified,
-            )
+            residual_y, residual_a = self.parameters.residual(y, a)
         return residual_y / self.tau_y, residual_a / self.tau_a
 
     def jacobian(self, y: Tensor, a: Tensor) -> Tensor:
         """Analytic Jacobian of :meth:`vector_field`, ``(..., 2n, 2n)`` in the order ``(y, a)``."""
         self._check_state(y, a)
         with equations.full_precision(y):
-            return equations.jacobian(
-                y,
-                a,
-                self.recurrent_weight,
-                self.normalization_weight,
-                self.tau_y,
-                self.tau_a,
-                self.exponent,
-                self.rectified,
-            )
+            return self.parameters.jacobian(y, a)
 
     def firing_rates(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(y+, y-, a+)``, each ``(..., n)``; in the rectified model ``y-`` drives nothing."""
@@ -303,79 +219,23 @@ class Circuit:
         Raises:
             RuntimeError: The named backend does not apply.
         """
-        return self._solve(solver, tol, max_iter, on_failure, check_stability, backend, start=start)
-
-    def _solve(
-        self,
-        solver: str,
-        tol: float,
-        max_iter: int | None,
-        on_failure: str,
-        check_stability: bool,
-        backend: str,
-        check_values: Callable[[], None] | None = None,
-        start: str | tuple[Tensor, Tensor] | None = None,
-    ) -> SteadyState:
-        """As :meth:`steady_state`; ``check_values`` is still to be called, early or on failure."""
-        drive = self.input_drive
-        begin = None if start is None else self._start(start, solver, backend)
-        tol, max_iter = check_solve_options(
-            solver, tol, max_iter, on_failure, drive.dtype, follows=begin is not None
-        )
-        shared = None
-        if begin is None and self.backend_for(solver, backend).backend == "cuda":
-            with torch.no_grad():
-                shared = prepare(self.flatten())
-        elif check_values is not None:
-            check_values()
-        options = SolveOptions(
+        begin = None if start is None else self._start(start, solver)
+        options = SolveOptions.checked(
             solver,
             tol,
             max_iter,
-            check_bool("check_stability", check_stability),
-            self.exponent,
-            self.rectified,
-            on_failure == "error",
-            shared,
-            check_values or self._check_values,
+            on_failure,
+            check_stability,
+            self.input_drive.dtype,
+            follows=begin is not None,
         )
-        lead = self.batch_shape
-        if begin is not None:
-            lead = torch.broadcast_shapes(lead, *(part.shape[:-1] for part in begin))
-        solution = steady_state_function(
-            options,
-            drive.expand(*lead, self.n),
-            self.semisaturation,
-            self.recurrent_weight,
-            self.normalization_weight,
-            self.tau_y,
-            self.tau_a,
-            begin,
-        )
-        y, a, residual, iterations, status, reached, period, time = solution
-        converged = status == Status.CONVERGED
-        # Before NaN is put in, so that none flows back.
-        rates = equations.firing_rate(y, self.exponent)
-        if on_failure != "ignore" and not physical(converged).all():
-            report_failures(status, on_failure, period, time)
-            y, a, rates = (
-                torch.where(converged.unsqueeze(-1), part, torch.nan) for part in (y, a, rates)
-            )
-        return SteadyState(
-            y, a, rates, converged, residual, iterations, status, reached, period, time
-        )
+        check_choice("backend", backend, BACKENDS.names())
+        return find(self._broadcast(), options, backend, start=begin, checked=self._checked)
 
-    def _start(
-        self, start: str | tuple[Tensor, Tensor], solver: str, backend: str
-    ) -> tuple[Tensor, Tensor]:
+    def _start(self, start: str | tuple[Tensor, Tensor], solver: str) -> tuple[Tensor, Tensor]:
         """The state ``(y, a)`` that the argument ``start`` names, without a gradient."""
         if solver != "auto":
             raise ValueError(f"start: got one with solver={solver!r}, expected solver='auto'")
-        if backend == "cuda":
-            raise RuntimeError(
-                "backend: got 'cuda', which does not follow the dynamics from a start; expected "
-                "'torch' or 'auto' here"
-            )
         if isinstance(start, str):
             check_choice("start", start, ("rest",))
             return torch.zeros_like(self.input_drive), self.semisaturation.detach()
@@ -400,75 +260,22 @@ class Circuit:
         Raises:
             RuntimeError: The named backend does not apply.
         """
-        work = Work(
-            solver,
-            self.input_drive,
-            self.recurrent_weight,
-            self.normalization_weight,
-            (self.semisaturation, self.tau_y, self.tau_a),
-            self.exponent,
-            self.rectified,
+        check_choice("backend", backend, BACKENDS.names())
+        options = SolveOptions.checked(solver, 1e-6, None, "warn", True)
+        chosen = BACKENDS.choose(
+            backend, Work(self._broadcast(), options, follows=False, checked=self._checked)
         )
-        return choose(check_choice("backend", backend, BACKENDS), work)
+        return Choice(chosen.backend.name, chosen.reason)
 
     def flatten(self) -> Problem:
         """The same circuits with one batch dimension, as the solvers take them."""
-        return Problem.flatten(
-            self.input_drive.expand(*self.batch_shape, self.n),
-            self.semisaturation,
-            self.recurrent_weight,
-            self.normalization_weight,
-            self.tau_y,
-            self.tau_a,
-            self.exponent,
-            self.rectified,
-        )
+        return self._broadcast().flat()
+
+    def _broadcast(self) -> Problem:
+        """The parameters, ``input_drive`` with all leading dimensions."""
+        shape = (*self.batch_shape, self.n)
+        return self.parameters._replace(input_drive=self.input_drive.expand(shape))
 
     def _check_state(self, y: Tensor, a: Tensor, names: tuple[str, str] = ("y", "a")) -> None:
-        for name, tensor in zip(names, (y, a), strict=True):
-            as_float_tensor(name, tensor)
-            check_same_device("input_drive", self.input_drive, name, tensor)
-            if tensor.ndim == 0 or tensor.shape[-1] != self.n:
-                raise ValueError(
-                    f"{name}: got shape {tuple(tensor.shape)}, expected (..., {self.n})"
-                )
-            if tensor.dtype != self.input_drive.dtype:
-                raise ValueError(
-                    f"{name}: got {tensor.dtype}, expected {self.input_drive.dtype} as the circuit"
-                )
-            try:
-                torch.broadcast_shapes(tensor.shape[:-1], self.batch_shape)
-            except RuntimeError:
-                raise ValueError(
-                    f"{name}: got shape {tuple(tensor.shape)}, expected leading dimensions that "
-                    f"broadcast with {tuple(self.batch_shape)}"
-                ) from None
-
-
-def _at_least_single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _like_drive(name: str, value: Tensor, drive: Tensor) -> Tensor:
-    tensor = _at_least_single(as_float_tensor(name, value))
-    check_same_device("input_drive", drive, name, tensor)
-    if tensor.dtype != drive.dtype:
-        raise ValueError(f"{name}: got {tensor.dtype}, expected {drive.dtype} as input_drive")
-    return tensor
-
-
-def _matrix(name: str, value: Tensor, drive: Tensor) -> Tensor:
-    tensor, n = _like_drive(name, value, drive), drive.shape[-1]
-    if tensor.ndim < 2 or tensor.shape[-2:] != (n, n):
-        raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected (..., {n}, {n})")
-    return tensor
-
-
-def _vector(name: str, value: Tensor | float, drive: Tensor) -> Tensor:
-    if not isinstance(value, Tensor):
-        value = drive.new_tensor(check_number(name, value, low=0.0, open_low=True))
-    tensor, n = _like_drive(name, value, drive), drive.shape[-1]
-    if tensor.ndim == 0:
-        tensor = tensor.expand(n)
-    check_broadcast(name, tensor.shape[-1:], (n,), f"a number, ({n},) or (..., {n})")
-    return tensor
+        state = dict(zip(names, (y, a), strict=True))
+        check_state(self.input_drive, self.batch_shape, state)

@@ -1,7 +1,6 @@
 """ORGaNICs as a layer for static inputs: a deep equilibrium model with a stable steady state."""
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
@@ -31,8 +30,10 @@ from .parametrizations import (
     bound_choice,
     set_bounds_backend,
 )
+from .problem import Problem
 from .saved_options import Option, SavesOptions
-from .steady_state.record import SteadyState, check_solve_options
+from .steady_state.options import SolveOptions
+from .steady_state.record import SteadyState
 
 __all__ = ["ORGaNICsDEQ"]
 
@@ -125,7 +126,7 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
         self.rectified = check_bool("rectified", rectified)
         self.check_stability = check_bool("check_stability", check_stability)
         self.max_singular_value = check_number("max_singular_value", max_singular_value, low=1.0)
-        check_solve_options(solver, tol, max_iter, on_failure)
+        SolveOptions.checked(solver, tol, max_iter, on_failure, check_stability)
         self.backend = backend
         self.solver, self.tol, self.max_iter, self.on_failure = solver, tol, max_iter, on_failure
         factory: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
@@ -235,15 +236,17 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
                 logit = nn.functional.linear(x, self.gain_weight)
                 gated = self._gate(drive, logit)
             semisaturation = (baseline * self.semisaturation).pow(self.exponent)
-            return Circuit._with_unchecked_values(
-                gated,
-                semisaturation,
-                self.recurrent_weight,
-                self.normalization_weight,
-                self.tau_y,
-                self.tau_a,
-                self.exponent,
-                self.rectified,
+            return Circuit.with_unchecked_values(
+                Problem(
+                    gated,
+                    semisaturation,
+                    self.recurrent_weight,
+                    self.normalization_weight,
+                    self.tau_y,
+                    self.tau_a,
+                    self.exponent,
+                    self.rectified,
+                )
             )
 
     @torch.compiler.disable(recursive=True)
@@ -251,15 +254,22 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
         """Steady states for inputs ``x`` of shape ``(*, input_size)``, with their diagnostics."""
         self._check_input(x)
         circuit = self._circuit(x)
-        return circuit._solve(
-            self.solver,
-            self.tol,
-            self.max_iter,
-            self.on_failure,
-            self.check_stability,
-            self.backend,
-            partial(self._check_values, x, circuit),
-        )
+        options = (self.solver, self.tol, self.max_iter, self.on_failure, self.check_stability)
+        if not self._waits_for_values(circuit):
+            self._check_values(x, circuit)
+            return circuit.steady_state(*options, self.backend)
+        try:
+            return circuit.steady_state(*options, self.backend)
+        except ValueError:
+            # It names what the circuit got: say whose value that was.
+            self._check_values(x, circuit)
+            raise
+
+    def _waits_for_values(self, circuit: Circuit) -> bool:
+        """Whether a look at values would wait for a device, whose kernels do without it."""
+        if circuit.input_drive.device.type == "cpu":
+            return False
+        return circuit.backend_for(self.solver, self.backend).backend == "cuda"
 
     @property
     def backend(self) -> str:
@@ -339,7 +349,7 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
                 for name, parameter in named
             }
         )
-        circuit._check_values()
+        circuit.check_values()
 
     def _check_input(self, x: Tensor) -> None:
         as_float_tensor("x", x)

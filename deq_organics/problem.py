@@ -1,6 +1,7 @@
 """A batch of steady-state problems with one flat batch dimension, as every solver sees them."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,7 +9,17 @@ from torch import Tensor
 from . import equations
 from .norms import size_of, smallest_step
 
-__all__ = ["Flow", "Problem"]
+__all__ = ["CORE_DIMENSIONS", "Flow", "Problem"]
+
+# Of the tensors of a problem, in their order: how many of its last dimensions describe one circuit.
+CORE_DIMENSIONS = {
+    "input_drive": 1,
+    "semisaturation": 1,
+    "recurrent_weight": 2,
+    "normalization_weight": 2,
+    "tau_y": 1,
+    "tau_a": 1,
+}
 
 
 class Problem(NamedTuple):
@@ -29,45 +40,49 @@ class Problem(NamedTuple):
     exponent: float
     rectified: bool
 
-    @classmethod
-    def flatten(
-        cls,
-        input_drive: Tensor,
-        semisaturation: Tensor,
-        recurrent_weight: Tensor | None,
-        normalization_weight: Tensor,
-        tau_y: Tensor,
-        tau_a: Tensor,
-        exponent: float,
-        rectified: bool,
-    ) -> "Problem":
-        """From tensors with any leading dimensions, ``input_drive`` having all of them.
+    def tensors(self) -> Iterator[Tensor]:
+        """Those that are there, in their order."""
+        for name in CORE_DIMENSIONS:
+            if (tensor := getattr(self, name)) is not None:
+                yield tensor
 
-        Tensors that the whole batch shares stay shared.
+    def map(self, function: Callable[[Tensor, int], Tensor]) -> "Problem":
+        """The same circuits with ``function(tensor, core)`` for every tensor that is there.
+
+        ``core`` is how many of its last dimensions describe one circuit: 1 for vectors, 2 for
+        matrices.
         """
-        n = input_drive.shape[-1]
-        batch = input_drive.shape[:-1]
+        changed: dict[str, Any] = {}
+        for name, core in CORE_DIMENSIONS.items():
+            tensor = getattr(self, name)
+            if tensor is not None:
+                changed[name] = function(tensor, core)
+        return self._replace(**changed)
 
-        def vector(tensor: Tensor) -> Tensor:
-            if all(size == 1 for size in tensor.shape[:-1]):
-                return tensor.expand(*tensor.shape[:-1], n).reshape(1, n)
-            return tensor.expand(*batch, n).reshape(-1, n)
+    def flat(self) -> "Problem":
+        """With one batch dimension, from tensors with any leading dimensions.
 
-        def matrix(tensor: Tensor) -> Tensor:
-            if all(size == 1 for size in tensor.shape[:-2]):
-                return tensor.reshape(n, n)
-            return tensor.expand(*batch, n, n).reshape(-1, n, n)
+        ``input_drive`` has all of them. Tensors that the whole batch shares stay shared.
+        """
+        batch, n = self.input_drive.shape[:-1], self.input_drive.shape[-1]
 
-        return cls(
-            input_drive.reshape(-1, n),
-            vector(semisaturation),
-            None if recurrent_weight is None else matrix(recurrent_weight),
-            matrix(normalization_weight),
-            vector(tau_y),
-            vector(tau_a),
-            exponent,
-            rectified,
-        )
+        def flat(tensor: Tensor, core: int) -> Tensor:
+            own = (n,) * core
+            lead = tensor.shape[:-core]
+            if all(size == 1 for size in lead):
+                one = own if core == 2 else (1, n)
+                return tensor.expand(*lead, *own).reshape(one)
+            return tensor.expand(*batch, *own).reshape(-1, *own)
+
+        return self.map(flat)
+
+    def leading_shape(self) -> torch.Size:
+        """The leading dimensions of all tensors, broadcast together."""
+        shapes = []
+        for name, core in CORE_DIMENSIONS.items():
+            if (tensor := getattr(self, name)) is not None:
+                shapes.append(tensor.shape[:-core])
+        return torch.broadcast_shapes(*shapes)
 
     @property
     def batch_size(self) -> int:
@@ -76,31 +91,15 @@ class Problem(NamedTuple):
     def select(self, index: Tensor) -> "Problem":
         """The circuits chosen by a boolean mask ``(B,)`` or by indices."""
 
-        def pick(tensor: Tensor, batched_ndim: int) -> Tensor:
-            if tensor.ndim < batched_ndim or tensor.shape[0] != self.batch_size:
-                return tensor
-            return tensor[index]
+        def pick(tensor: Tensor, core: int) -> Tensor:
+            batched = tensor.ndim > core and tensor.shape[0] == self.batch_size
+            return tensor[index] if batched else tensor
 
-        wr = self.recurrent_weight
-        return self._replace(
-            input_drive=self.input_drive[index],
-            semisaturation=pick(self.semisaturation, 2),
-            recurrent_weight=None if wr is None else pick(wr, 3),
-            normalization_weight=pick(self.normalization_weight, 3),
-            tau_y=pick(self.tau_y, 2),
-            tau_a=pick(self.tau_a, 2),
-        )
+        return self.map(pick)
 
-    def to(self, dtype: torch.dtype) -> "Problem":
-        wr = self.recurrent_weight
-        return self._replace(
-            input_drive=self.input_drive.to(dtype),
-            semisaturation=self.semisaturation.to(dtype),
-            recurrent_weight=None if wr is None else wr.to(dtype),
-            normalization_weight=self.normalization_weight.to(dtype),
-            tau_y=self.tau_y.to(dtype),
-            tau_a=self.tau_a.to(dtype),
-        )
+    def to(self, *args: Any, **kwargs: Any) -> "Problem":
+        """The same circuits on another device or in another dtype, as :meth:`torch.Tensor.to`."""
+        return self.map(lambda tensor, core: tensor.to(*args, **kwargs))
 
     def recurrent_matrix(self) -> Tensor:
         """``Wr`` as a matrix, also where it is the identity."""

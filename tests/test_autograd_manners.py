@@ -13,7 +13,9 @@ from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from deq_organics import AdjointWarning, Circuit, ORGaNICsDEQ, SteadyStateWarning
-from deq_organics.steady_state import function as implicit
+from deq_organics.steady_state import function as differentiable
+from deq_organics.steady_state.backends import by_torch
+from deq_organics.steady_state.options import SolveOptions
 
 RECURRENCES = ("identity", "spectral", "unconstrained")
 
@@ -25,6 +27,12 @@ def make(recurrence="spectral", seed=0, **options):
         matrix = torch.randn(3, 3, dtype=DOUBLE)
         layer.fill("recurrent_weight", 0.9 * matrix / torch.linalg.matrix_norm(matrix, 2))
     return layer
+
+
+def torch_call(tol):
+    """What the function of the main model is called with, beside its tensors."""
+    options = SolveOptions.checked("auto", tol, None, "warn", True)
+    return differentiable._Call(by_torch.TorchSearch(options, checked=True), 2.0, False)
 
 
 def with_a_weight_outside_the_bound():
@@ -237,21 +245,21 @@ class TestRowsWithoutASteadyState:
         """A last state whose square overflows leaves no NaN in the shared weights' gradient."""
         drive = torch.tensor([[0.1], [1.0]], dtype=torch.float32, requires_grad=True)
         w = torch.ones(1, 1, requires_grad=True)
-        options = implicit.SolveOptions("auto", 1e-6, 60, True, 2.0, False, False, None, None)
+        call = torch_call(1e-6)
         saved = (
             drive, torch.full((1,), 0.5), -torch.ones(1, 1), w, torch.ones(1), torch.ones(1),
             torch.tensor([[0.1], [1e30]]), torch.tensor([[0.5], [1e30]]), torch.tensor([0, 4]),
         )  # fmt: skip
         with torch.autograd.detect_anomaly():
-            grads = implicit._pull_back(
-                options, saved, (torch.ones(2, 1), torch.ones(2, 1)), (False, *[True] * 4)
+            grads = differentiable._pull_back(
+                call, saved, (torch.ones(2, 1), torch.ones(2, 1)), (False, *[True] * 4)
             )
         assert all(torch.isfinite(grad).all() for grad in grads if grad is not None)
 
     @pytest.mark.filterwarnings("ignore::deq_organics.AdjointWarning")
     def test_a_singular_jacobian_among_others(self):
         """Second derivatives too: a gradient that is left out leaves nothing behind."""
-        options = implicit.SolveOptions("auto", 1e-12, 60, False, 2.0, False, False, None, None)
+        call = torch_call(1e-12)
         # y = 0, a = 1/4, wr = 2: the equation of y is (-1 + (1 - 1/2) 2) y = 0.
         d = torch.tensor([[0.3], [0.0]], dtype=DOUBLE, requires_grad=True)
         wr = torch.full((1, 1), 2.0, dtype=DOUBLE, requires_grad=True)
@@ -264,7 +272,7 @@ class TestRowsWithoutASteadyState:
         )  # fmt: skip
         one = torch.ones(2, 1, dtype=DOUBLE)
         with torch.autograd.detect_anomaly(), torch.enable_grad():
-            grads = implicit._pull_back(options, saved, (one, one), (False, *[True] * 4))
+            grads = differentiable._pull_back(call, saved, (one, one), (False, *[True] * 4))
             assert grads[1][0] != 0
             assert grads[1][1] == 0
             total = sum(grad.square().sum() for grad in grads if grad is not None)
@@ -330,9 +338,9 @@ class TestWarnings:
         def broken(problem, y, a, g, tol):
             return torch.full_like(g, torch.nan), torch.full_like(g[:, 0], torch.nan)
 
-        monkeypatch.setattr(implicit, "solve_adjoint_iteratively", broken)
+        monkeypatch.setattr(by_torch, "solve_adjoint_iteratively", broken)
         monkeypatch.setattr(
-            implicit, "solve_adjoint_dense", lambda problem, y, a, g: torch.full_like(g, torch.nan)
+            by_torch, "solve_adjoint_dense", lambda problem, y, a, g: torch.full_like(g, torch.nan)
         )
         arguments = parameters((3,), 2)
         arguments["input_drive"].requires_grad_()

@@ -8,8 +8,9 @@ from _circuits import random_parameters
 from _kernels import DEVICE, KERNELS, pass_self_checks
 
 from deq_organics import Circuit, ORGaNICsDEQ, Status, SteadyStateWarning
+from deq_organics.problem import Problem
 from deq_organics.stability.spectrum import is_stable
-from deq_organics.steady_state import backends
+from deq_organics.steady_state.backends.triton import search
 
 pytestmark = [
     KERNELS,
@@ -25,7 +26,7 @@ LEAVES = ("input_drive", "semisaturation", "recurrent_weight", "normalization_we
 def _kernels_run_here(monkeypatch):
     """Under the interpreter the kernels take tensors on the CPU."""
     if DEVICE.type == "cpu":
-        monkeypatch.setattr(backends, "kernel_refusal", lambda device: None)
+        monkeypatch.setattr(search, "kernel_refusal", lambda device: None)
         pass_self_checks(monkeypatch)
 
 
@@ -194,7 +195,7 @@ class TestWhatTheKernelsLeaveOpen:
 
     def test_too_few_iterations_without_the_check(self, monkeypatch):
         """What the kernel reports when it is asked directly."""
-        from deq_organics.steady_state.backends import triton as cuda
+        from deq_organics.steady_state.backends.triton import launch as cuda
 
         problem = Circuit(**arguments(4, 9)).flatten()
         solution, settled = cuda.solve(problem, cuda.prepare(problem), TOL, 2e-6, 1, True)
@@ -205,7 +206,7 @@ class TestWhatTheKernelsLeaveOpen:
     @pytest.mark.parametrize("n", [4, 16])
     def test_unstable_fixed_points_are_not_certified(self, n):
         """Two neurons that excite each other: y = 0 is a fixed point, and unstable."""
-        from deq_organics.steady_state.backends import triton as cuda
+        from deq_organics.steady_state.backends.triton import launch as cuda
 
         wr = torch.zeros(n, n, device=DEVICE)
         wr[0, 1] = wr[1, 0] = 1.5
@@ -218,7 +219,7 @@ class TestWhatTheKernelsLeaveOpen:
 
     def test_slow_modes_are_recognized(self):
         """Some modes decay slowly: the filter leaves four of them, which the verdict looks at."""
-        from deq_organics.steady_state.backends import triton as cuda
+        from deq_organics.steady_state.backends.triton import launch as cuda
 
         n = 16
         given = arguments(3, n)
@@ -260,7 +261,7 @@ class TestWhatTheKernelsLeaveOpen:
         given[name] = given[name].clone()
         given[name].view(-1)[1] = value
         names = (*LEAVES, "tau_y", "tau_a", "exponent", "rectified")
-        circuit = Circuit._with_unchecked_values(*(given[key] for key in names))
+        circuit = Circuit.with_unchecked_values(Problem._make(given[key] for key in names))
         with pytest.raises(ValueError, match=f"{name}: got a smallest value"):
             circuit.steady_state(backend="cuda")
 

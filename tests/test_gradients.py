@@ -6,7 +6,7 @@ from _circuits import DOUBLE, MODELS, RECURRENCES
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from deq_organics import AdjointWarning, Circuit, SteadyStateError, simulate
-from deq_organics.steady_state import function as implicit
+from deq_organics.steady_state.backends import by_torch
 
 TOL = 1e-13
 LEAVES = ("input_drive", "semisaturation", "recurrent_weight", "normalization_weight")
@@ -179,14 +179,14 @@ class TestAdjointThatCannotBeSolved:
         def iteratively(problem, y, a, g, tol):
             value = exact(problem, y, a, g)
             value[1:] = torch.nan
-            return value, implicit.adjoint_residual(problem, y, a, value, g)
+            return value, by_torch.adjoint_residual(problem, y, a, value, g)
 
         def densely(problem, y, a, g):
             return torch.full_like(g, torch.nan)
 
-        exact = implicit.solve_adjoint_dense
-        monkeypatch.setattr(implicit, "solve_adjoint_dense", densely)
-        monkeypatch.setattr(implicit, "solve_adjoint_iteratively", iteratively)
+        exact = by_torch.solve_adjoint_dense
+        monkeypatch.setattr(by_torch, "solve_adjoint_dense", densely)
+        monkeypatch.setattr(by_torch, "solve_adjoint_iteratively", iteratively)
 
     def test_warning(self, parameters):
         arguments = parameters((3,), 2)
@@ -214,7 +214,7 @@ def test_the_dense_adjoint_takes_over(parameters, monkeypatch):
     grads = []
     for broken in (False, True):
         if broken:
-            monkeypatch.setattr(implicit, "solve_adjoint_iteratively", stalled)
+            monkeypatch.setattr(by_torch, "solve_adjoint_iteratively", stalled)
         arguments = parameters((5,), 3, recurrence="per-circuit")
         wr = arguments["recurrent_weight"].requires_grad_()
         Circuit(**arguments).steady_state(tol=TOL).rates.sum().backward()

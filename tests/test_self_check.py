@@ -12,8 +12,8 @@ from deq_organics import Circuit, ORGaNICsDEQ, singular_value
 from deq_organics import gated_drive as drive
 from deq_organics import self_check as checks
 from deq_organics.parametrizations import SingularValueBound
-from deq_organics.steady_state import backends
 from deq_organics.steady_state.backends.triton import launch as steady_state
+from deq_organics.steady_state.backends.triton import search
 from deq_organics.steady_state.backends.triton.self_check import steady_state_failure
 from recurrent import ORGaNICsRNN
 from recurrent.backends import cuda as sequences
@@ -30,7 +30,7 @@ def unchecked(monkeypatch):
     """As in a new process on a device that kernels can run on: nothing was checked."""
     monkeypatch.setattr(checks, "_RESULTS", {})
     if DEVICE.type == "cpu":
-        for module in (backends, drive, singular_value, sequences):
+        for module in (search, drive, singular_value, sequences):
             monkeypatch.setattr(module, "kernel_refusal", lambda device: None)
 
 

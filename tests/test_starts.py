@@ -167,7 +167,7 @@ def test_a_start_on_an_unstable_fixed_point_stays_there():
         ({"start": (torch.ones(2).double(), ONE[0])}, ValueError, r"start\[0\]: got shape \(2,\)"),
         ({"start": (ONE.expand(3, 1), ONE.expand(2, 1))}, ValueError, "start: got shapes"),
         ({"start": "rest", "solver": "anderson"}, ValueError, "expected solver='auto'"),
-        ({"start": "rest", "backend": "cuda"}, RuntimeError, "does not follow the dynamics"),
+        ({"start": "rest", "backend": "cuda"}, RuntimeError, "does not support following the dynamics"),
     ],
 )
 def test_bad_starts(options, error, message):

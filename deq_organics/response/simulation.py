@@ -23,7 +23,7 @@ from ..integration import METHODS, Outcome, StepControl, Trajectory, integrate
 from ..integration.from_scipy import SCIPY_SOLVERS, integrate_by_scipy
 from ..memory import check_memory
 from ..problem import Flow, Problem
-from ..steady_state.record import ON_FAILURE
+from ..steady_state.options import ON_FAILURE
 from .arguments import as_tensor_or_array, check_circuit, like_circuit
 
 __all__ = ["simulate"]

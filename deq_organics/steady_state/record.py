@@ -6,13 +6,11 @@ import torch
 from torch import Tensor
 
 from ..caller_warnings import warn_caller
-from ..checks import check_choice, check_number, check_positive_int, physical
+from ..checks import physical
 from ..errors import SteadyStateError, SteadyStateWarning
-from .methods import DEFAULT_MAX_ITER, MAX_STEPS, SOLVERS, Reached, Status
+from .status import Reached, Status
 
-__all__ = ["ON_FAILURE", "SteadyState", "check_solve_options", "report_failures"]
-
-ON_FAILURE = ("error", "warn", "ignore")
+__all__ = ["SteadyState", "report_failures"]
 
 
 @dataclass(frozen=True)
@@ -78,31 +76,6 @@ _REACHED = {
     Reached.YES: "the dynamics that were followed end there",
     Reached.NO: "stable, but the dynamics from rest end elsewhere",
 }
-
-
-def check_solve_options(
-    solver: str,
-    tol: float,
-    max_iter: int | None,
-    on_failure: str,
-    dtype: torch.dtype | None = None,
-    follows: bool = False,
-) -> tuple[float, int]:
-    """Validate the options of a solve; returns ``tol`` and the solver's ``max_iter``.
-
-    ``follows`` tells whether the solver follows the dynamics from a start.
-    """
-    check_choice("solver", solver, SOLVERS)
-    check_choice("on_failure", on_failure, ON_FAILURE)
-    tol = check_number("tol", tol, low=0.0, high=1.0, open_low=True)
-    if dtype is not None and tol < (smallest := 4.0 * torch.finfo(dtype).eps):
-        raise ValueError(
-            f"tol: got {tol:g}, expected at least {smallest:.2g}, the smallest residual that "
-            f"{dtype} can reach; use float64 for a smaller one"
-        )
-    if max_iter is None:
-        return tol, MAX_STEPS if follows else DEFAULT_MAX_ITER[solver]
-    return tol, check_positive_int("max_iter", max_iter)
 
 
 def report_failures(status: Tensor, on_failure: str, period: Tensor, time: Tensor) -> None:

@@ -78,3 +78,11 @@ class Solution(NamedTuple):
         unknown = torch.full_like(residual, torch.nan)
         reached = torch.full_like(status, int(Reached.NOT_EXAMINED))
         return cls(y, a, residual, iterations, status, reached, unknown, unknown.clone())
+
+    def with_plain_strides(self) -> "Solution":
+        """Copies of ``y`` and ``a``: forward mode wants a value's strides and its tangent's alike.
+
+        The tangent's are those of a contiguous tensor.
+        """
+        y, a = (part.clone(memory_format=torch.contiguous_format) for part in self[:2])
+        return self._replace(y=y, a=a)

@@ -4,6 +4,6 @@ The kernels do for one circuit what the torch code does for a batch; what they l
 to it. They are tested under Triton's interpreter, and imported when they are first needed.
 """
 
-from .launch import LARGEST_SIZE, Adjoint, Shared, prepare, solve, solve_adjoint
+from .search import TritonBackend
 
-__all__ = ["LARGEST_SIZE", "Adjoint", "Shared", "prepare", "solve", "solve_adjoint"]
+__all__ = ["TritonBackend"]

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from .... import equations
+from ....problem import Problem
 from ....stability.spectrum import is_stable
-from ...methods import Problem, Solution
 from ...methods.preconditioner import TYPICAL_LENGTH, TYPICAL_SEMISATURATION, Preconditioner
+from ...status import Solution
+from ..base import Adjoint
 
-__all__ = ["LARGEST_SIZE", "Adjoint", "Shared", "prepare", "solve", "solve_adjoint"]
+__all__ = ["LARGEST_SIZE", "Shared", "prepare", "solve", "solve_adjoint"]
 
 LARGEST_SIZE = 256
 # A larger matrix does not fit into the registers of one program.
@@ -32,19 +34,6 @@ class Shared(NamedTuple):
     """Of ``Wr``, ``(n,)``"""
     reference: Tensor
     """Inhibitory firing rates ``(n,)`` to which the inverse belongs"""
-
-
-class Adjoint(NamedTuple):
-    """Adjoints ``(B, n)`` and, of the same shape, factors of the gradients by the weights."""
-
-    y: Tensor
-    a: Tensor
-    gained: Tensor
-    """``(1 - a+) lambda_y``"""
-    pooled: Tensor
-    """``drive(y)^2 a``, what ``W`` acts on"""
-    failed: Tensor
-    """``(B,)``: the residual is too large."""
 
 
 def prepare(problem: Problem) -> Shared:
