@@ -156,7 +156,7 @@ def examine(
         assert circuit.recurrent_weight is not None
         parts = (
             circuit.input_drive,
-            circuit.semisaturation,
+            circuit.inhibitory_drive,
             circuit.recurrent_weight,
             circuit.normalization_weight,
         )

@@ -145,7 +145,7 @@ def _select(circuit: Circuit, rows: Tensor) -> Circuit:
 
     return Circuit(
         circuit.input_drive[rows],
-        pick(circuit.semisaturation, 1),
+        pick(circuit.inhibitory_drive, 1),
         pick(circuit.recurrent_weight, 2),
         pick(circuit.normalization_weight, 2),
         pick(circuit.tau_y, 1),

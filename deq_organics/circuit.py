@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from . import equations
-from .checks import check_choice, check_finite, check_positive
+from .checks import (
+    as_float_tensor,
+    check_broadcast,
+    check_choice,
+    check_finite,
+    check_number,
+    check_positive,
+)
 from .circuit_arguments import check_state, check_values, checked_shapes
 from .dispatch import Choice
 from .problem import Problem
@@ -33,7 +40,8 @@ class Circuit:
 
     Args:
         input_drive: ``d = b z``, the gated input drive, ``(..., n)``.
-        semisaturation: ``c = (b0 sigma)^m > 0``, ``(..., n)``, ``(n,)`` or a number.
+        inhibitory_drive: ``c = (b0 sigma)^m > 0``, the constant drive of the inhibitory neurons,
+            ``(..., n)``, ``(n,)`` or a number. :meth:`from_gains` computes it.
         recurrent_weight: ``Wr``, ``(n, n)`` shared or ``(..., n, n)`` one per circuit; None is
             the identity.
         normalization_weight: ``W >= 0``, ``(n, n)`` or ``(..., n, n)``.
@@ -49,7 +57,7 @@ class Circuit:
     """
 
     input_drive: Tensor
-    semisaturation: Tensor
+    inhibitory_drive: Tensor
     recurrent_weight: Tensor | None
     normalization_weight: Tensor
     tau_y: Tensor
@@ -62,7 +70,7 @@ class Circuit:
     def __init__(
         self,
         input_drive: Tensor,
-        semisaturation: Tensor | float,
+        inhibitory_drive: Tensor | float,
         recurrent_weight: Tensor | None,
         normalization_weight: Tensor,
         tau_y: Tensor | float = 1.0,
@@ -72,7 +80,7 @@ class Circuit:
     ) -> None:
         given: Any = (
             input_drive,
-            semisaturation,
+            inhibitory_drive,
             recurrent_weight,
             normalization_weight,
             tau_y,
@@ -82,6 +90,68 @@ class Circuit:
         )
         self._set(checked_shapes(Problem._make(given)))
         self.check_values()
+
+    @classmethod
+    def from_gains(
+        cls,
+        z: Tensor,
+        input_gain: Tensor | float,
+        baseline_gain: Tensor | float,
+        semisaturation: Tensor | float,
+        recurrent_weight: Tensor | None,
+        normalization_weight: Tensor,
+        tau_y: Tensor | float = 1.0,
+        tau_a: Tensor | float = 1.0,
+        exponent: float = 2.0,
+        rectified: bool = False,
+    ) -> "Circuit":
+        """The circuit with ``d = b z`` and ``c = (b0 sigma)^m``, in the paper's own quantities.
+
+        Args:
+            z: The input before its gain, ``(..., n)``.
+            input_gain: ``b``, ``(..., n)``, ``(n,)`` or a number.
+            baseline_gain: ``b0``, positive, likewise.
+            semisaturation: ``sigma``, positive, likewise: the size of an input that evokes half of
+                the largest response.
+            recurrent_weight: This and what follows as in the constructor.
+            normalization_weight: See there.
+            tau_y: See there.
+            tau_a: See there.
+            exponent: See there.
+            rectified: See there.
+
+        Raises:
+            TypeError: An argument is no floating-point tensor or number.
+            ValueError: A shape, dtype, device or value does not fit; the message names the
+                argument, or ``inhibitory_drive``, which comes of ``b0`` and ``sigma``.
+        """
+        z = as_float_tensor("z", z)
+        exponent = check_number("exponent", exponent, low=1.0, high=64.0)
+        gains = {
+            "input_gain": input_gain,
+            "baseline_gain": baseline_gain,
+            "semisaturation": semisaturation,
+        }
+        for name, value in gains.items():
+            if isinstance(value, Tensor):
+                check_broadcast(name, value.shape[-1:], z.shape[-1:], "a number, (n,) or (..., n)")
+            elif name == "input_gain":
+                check_number(name, value)
+            else:
+                check_number(name, value, low=0.0, open_low=True)
+        amplitude = baseline_gain * semisaturation
+        if isinstance(amplitude, Tensor):
+            check_positive("baseline_gain * semisaturation", amplitude)
+        return cls(
+            input_gain * z,
+            amplitude**exponent,
+            recurrent_weight,
+            normalization_weight,
+            tau_y,
+            tau_a,
+            exponent,
+            rectified,
+        )
 
     @classmethod
     def with_unchecked_values(cls, given: Problem) -> "Circuit":
@@ -158,7 +228,7 @@ class Circuit:
         with equations.full_precision(self.input_drive):
             y, a = equations.identity_steady_state(
                 self.input_drive,
-                self.semisaturation,
+                self.inhibitory_drive,
                 self.normalization_weight,
                 self.exponent,
                 self.rectified,
@@ -172,7 +242,7 @@ class Circuit:
         tol: float = 1e-6,
         max_iter: int | None = None,
         on_failure: str = "warn",
-        check_stability: bool = True,
+        verify_stability: bool = True,
         backend: str = "auto",
         start: str | tuple[Tensor, Tensor] | None = None,
     ) -> SteadyState:
@@ -197,7 +267,7 @@ class Circuit:
                 :class:`SteadyStateError`, ``"warn"`` warns and returns NaN for them,
                 ``"ignore"`` returns finite numbers and leaves it to the caller to look at
                 ``converged`` and ``status``.
-            check_stability: Whether ``auto`` also checks that each fixed point which the fast
+            verify_stability: Whether ``auto`` also checks that each fixed point which the fast
                 iteration found is stable. Without it the solve is faster, and a fixed point that
                 is not stable may be returned: check such circuits with
                 :func:`deq_organics.check_stability`. With ``start`` it is always checked.
@@ -225,7 +295,7 @@ class Circuit:
             tol,
             max_iter,
             on_failure,
-            check_stability,
+            verify_stability,
             self.input_drive.dtype,
             follows=begin is not None,
         )
@@ -238,7 +308,7 @@ class Circuit:
             raise ValueError(f"start: got one with solver={solver!r}, expected solver='auto'")
         if isinstance(start, str):
             check_choice("start", start, ("rest",))
-            return torch.zeros_like(self.input_drive), self.semisaturation.detach()
+            return torch.zeros_like(self.input_drive), self.inhibitory_drive.detach()
         if not (isinstance(start, tuple | list) and len(start) == 2):
             raise TypeError(f"start: got {type(start).__name__}, expected 'rest' or (y, a)")
         y, a = start

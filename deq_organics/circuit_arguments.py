@@ -61,7 +61,7 @@ def check_values(problem: Problem) -> None:
     check_positive("normalization_weight", problem.normalization_weight, allow_zero=True)
     if problem.recurrent_weight is not None:
         check_finite("recurrent_weight", problem.recurrent_weight)
-    check_positive("semisaturation", problem.semisaturation)
+    check_positive("inhibitory_drive", problem.inhibitory_drive)
     check_positive("tau_y", problem.tau_y)
     check_positive("tau_a", problem.tau_a)
 

@@ -2,7 +2,7 @@
 
 Notation of the paper (Rawat, Heeger, Martiniani, NeurIPS 2024): membrane potentials ``y``
 (excitatory, principal) and ``a`` (inhibitory), both of shape ``(..., n)`` and dimensionless;
-input drive ``d = b z``; semisaturation ``c = (b0 sigma)^m``; recurrent weights ``Wr`` and
+input drive ``d = b z``; inhibitory drive ``c = (b0 sigma)^m``; recurrent weights ``Wr`` and
 normalization weights ``W`` of shape ``(..., n, n)``; power-law exponent ``m`` (2 in the paper);
 time constants in any one unit of time. ``Wr = None`` stands for the identity.
 
@@ -127,7 +127,7 @@ def residual(
     y: Tensor,
     a: Tensor,
     input_drive: Tensor,
-    semisaturation: Tensor,
+    inhibitory_drive: Tensor,
     recurrent_weight: Tensor | None,
     normalization_weight: Tensor,
     exponent: float = 2.0,
@@ -142,7 +142,7 @@ def residual(
     recurrent = recurrent_drive(y, recurrent_weight, rectified, after_weights)
     gain = 1.0 - inhibitory_firing_rate(a, exponent)
     pool = matvec(normalization_weight, normalization_pool(y, a, exponent, rectified))
-    return input_drive - y + gain * recurrent, semisaturation - a + pool
+    return input_drive - y + gain * recurrent, inhibitory_drive - a + pool
 
 
 def input_gain_residual(
@@ -242,7 +242,7 @@ def _column(tau: Tensor | float) -> Tensor | float:
 
 def identity_steady_state(
     input_drive: Tensor,
-    semisaturation: Tensor,
+    inhibitory_drive: Tensor,
     normalization_weight: Tensor,
     exponent: float = 2.0,
     rectified: bool = False,
@@ -252,7 +252,7 @@ def identity_steady_state(
     Where ``a`` is beyond the range of the dtype it is infinite, and ``y`` is NaN.
     """
     active = drive(input_drive, rectified)
-    a = semisaturation + pooled_power(normalization_weight, active, exponent)
+    a = inhibitory_drive + pooled_power(normalization_weight, active, exponent)
     y = torch.where(torch.isinf(a), torch.nan, active / root(a, exponent))
     if rectified:
         y = y - torch.relu(-input_drive)

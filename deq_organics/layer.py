@@ -69,7 +69,7 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
         tol: Largest relative residual of a solved circuit.
         max_iter: Iterations of the solver; None is its default.
         on_failure: ``"error"``, ``"warn"`` or ``"ignore"``; see :meth:`Circuit.steady_state`.
-        check_stability: Check at every call that the steady states are stable; see
+        verify_stability: Check at every call that the steady states are stable; see
             :meth:`Circuit.steady_state`.
         backend: ``"torch"``, ``"cuda"`` or ``"auto"``; see :meth:`Circuit.steady_state` and
             :meth:`backend_for`.
@@ -110,7 +110,7 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
         tol: float = 1e-6,
         max_iter: int | None = None,
         on_failure: str = "warn",
-        check_stability: bool = True,
+        verify_stability: bool = True,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -124,9 +124,9 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
         self.learn_semisaturation = check_bool("learn_semisaturation", learn_semisaturation)
         self.exponent = check_number("exponent", exponent, low=1.0, high=64.0)
         self.rectified = check_bool("rectified", rectified)
-        self.check_stability = check_bool("check_stability", check_stability)
+        self.verify_stability = check_bool("verify_stability", verify_stability)
         self.max_singular_value = check_number("max_singular_value", max_singular_value, low=1.0)
-        SolveOptions.checked(solver, tol, max_iter, on_failure, check_stability)
+        SolveOptions.checked(solver, tol, max_iter, on_failure, verify_stability)
         self.backend = backend
         self.solver, self.tol, self.max_iter, self.on_failure = solver, tol, max_iter, on_failure
         factory: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
@@ -254,7 +254,7 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
         """Steady states for inputs ``x`` of shape ``(*, input_size)``, with their diagnostics."""
         self._check_input(x)
         circuit = self._circuit(x)
-        options = (self.solver, self.tol, self.max_iter, self.on_failure, self.check_stability)
+        options = (self.solver, self.tol, self.max_iter, self.on_failure, self.verify_stability)
         if not self._waits_for_values(circuit):
             self._check_values(x, circuit)
             return circuit.steady_state(*options, self.backend)

@@ -14,7 +14,7 @@ __all__ = ["CORE_DIMENSIONS", "Flow", "Problem"]
 # Of the tensors of a problem, in their order: how many of its last dimensions describe one circuit.
 CORE_DIMENSIONS = {
     "input_drive": 1,
-    "semisaturation": 1,
+    "inhibitory_drive": 1,
     "recurrent_weight": 2,
     "normalization_weight": 2,
     "tau_y": 1,
@@ -27,7 +27,7 @@ class Problem(NamedTuple):
 
     input_drive: Tensor
     """``(B, n)``"""
-    semisaturation: Tensor
+    inhibitory_drive: Tensor
     """``(B, n)`` or ``(1, n)``"""
     recurrent_weight: Tensor | None
     """``(B, n, n)``, ``(n, n)`` or None for the identity"""
@@ -161,7 +161,7 @@ class Problem(NamedTuple):
         # (y+ + y-) (a+)^m is the power of y a+.
         normalized = equations.drive(y, self.rectified) * s
         pool = equations.pooled_power(self.normalization_weight, normalized, self.exponent)
-        return residual_y / size, (self.semisaturation - a + pool) / a, size
+        return residual_y / size, (self.inhibitory_drive - a + pool) / a, size
 
 
 class Flow:

@@ -7,7 +7,7 @@ JSON, which every format for tensors can hold.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ class SavesOptions(nn.Module):
     before it changes this module or a module inside of it. A state dict without options loads with
     a warning.
     """
+
+    former_names: ClassVar[Mapping[str, str]] = {}
+    """Options that had another name when older state dicts were saved: today's by that name."""
 
     def shaping_options(self) -> dict[str, Option]:
         """The options, by the names of the constructor's arguments; finite numbers only."""
@@ -78,7 +81,11 @@ def check_saved_options(module: nn.Module, state_dict: Mapping[str, Any], prefix
         start = f"{prefix}{path}"
         if not any(name.startswith(start) for name in state_dict):
             continue
-        saved = _decode(state_dict.get(f"{start}{_ENTRY}"), f"{start}{_ENTRY}")
+        entry = f"{start}{_ENTRY}"
+        saved = {
+            inner.former_names.get(name, name): value
+            for name, value in _decode(state_dict.get(entry), entry).items()
+        }
         own = inner.shaping_options()
         unchecked += [f"{start}{name}" for name in own if name not in saved]
         differences += [

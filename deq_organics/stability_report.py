@@ -70,7 +70,7 @@ def check_stability(
 
     All of it is done in double precision. A state counts as a fixed point up to a relative residual
     of 2e-3 (see ``Problem.relative_residual``): it is the exact one of a circuit whose input drive
-    and semisaturation differ by no more than that. So the states of a solve with ``tol=1e-3`` are
+    and inhibitory drive differ by no more than that. So the states of a solve with ``tol=1e-3`` are
     judged too, with that reservation.
 
     Args:

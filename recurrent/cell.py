@@ -1,7 +1,8 @@
 """One step of the circuit in time, as a module that holds the parameters."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
             (learned, largest singular value at most 1), ``"identity"`` (fixed) or ``"bounded"``
             (learned, with ``Wzx`` and ``W`` constrained too, so that no state ever leaves
             :meth:`state_bound`). The first three do not keep the states bounded.
-        input_gains: ``"dynamic"`` (Eq. 17) or ``"fixed"`` (``b`` and ``b0`` keep the values of
+        input_gain: ``"dynamic"`` (Eq. 17) or ``"fixed"`` (``b`` and ``b0`` keep the values of
             the initial state).
         rectifier: ``"before_weights"``, ``Wr relu(y)`` as in Eq. 87, or ``"after_weights"``,
             ``relu(Wr y)`` as in the published code; the main model has no rectifier.
@@ -90,6 +91,8 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
           parameters' type but at least float32.
     """
 
+    former_names: ClassVar[Mapping[str, str]] = {"input_gains": "input_gain"}
+
     input_weight: Tensor
     recurrent_weight: Tensor | None
     normalization_weight: Tensor
@@ -107,7 +110,7 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         rectified: bool = True,
         learn_time_constants: bool = True,
         recurrence: str = "unconstrained",
-        input_gains: str = "dynamic",
+        input_gain: str = "dynamic",
         rectifier: str = "before_weights",
         semisaturation: float = 1.0,
         input_bound: float | None = None,
@@ -123,7 +126,7 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         rectified = check_bool("rectified", rectified)
         self.learn_time_constants = check_bool("learn_time_constants", learn_time_constants)
         self.recurrence = check_choice("recurrence", recurrence, RECURRENCES)
-        self.input_gains = check_choice("input_gains", input_gains, INPUT_GAINS)
+        self.input_gain = check_choice("input_gain", input_gain, INPUT_GAINS)
         self.rectifier = check_choice("rectifier", rectifier, RECTIFIERS)
         if rectifier == "after_weights" and not rectified:
             raise ValueError(
@@ -211,7 +214,7 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
             "rectified": self.model.rectified,
             "learn_time_constants": self.learn_time_constants,
             "recurrence": self.recurrence,
-            "input_gains": self.input_gains,
+            "input_gain": self.input_gain,
             "rectifier": self.rectifier,
         }
         if self.box is not None:
@@ -242,7 +245,7 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         They are of the state's type: float32 for parameters in half precision.
         """
         gain = baseline = None
-        if self.input_gains == "dynamic":
+        if self.input_gain == "dynamic":
             gain, baseline = (
                 GainParameters(
                     self._exact(f"{prefix}_x"),
@@ -335,7 +338,7 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
             ("rectified", self.model.rectified, True),
             ("learn_time_constants", self.learn_time_constants, True),
             ("recurrence", self.recurrence, RECURRENCES[0]),
-            ("input_gains", self.input_gains, INPUT_GAINS[0]),
+            ("input_gain", self.input_gain, INPUT_GAINS[0]),
             ("rectifier", self.rectifier, RECTIFIERS[0]),
         ):
             if value != default:
@@ -366,13 +369,13 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         return 0.0 if self.box is None else SMALLEST_STEP * largest
 
     def _gain_weight_names(self) -> list[str]:
-        if self.input_gains == "fixed":
+        if self.input_gain == "fixed":
             return []
         return [f"{gain}_weight_{part}" for gain in ("gain", "baseline_gain") for part in "xya"]
 
     def _largest_steps(self) -> dict[str, float]:
         largest = {"step_y": self.max_steps["y"], "step_a": self.max_steps["a"]}
-        if self.input_gains == "dynamic":
+        if self.input_gain == "dynamic":
             largest |= {"step_b": self.max_steps["b"], "step_b0": self.max_steps["b"]}
         return largest
 

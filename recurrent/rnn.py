@@ -13,7 +13,7 @@ from deq_organics.parametrizations import bound_choice, set_bounds_backend
 from deq_organics.saved_options import Option, SavesOptions
 
 from .arguments import check_input, check_state
-from .backends import Backend, Choice, Sequence, backend_names, choose, with_parts
+from .backends import Backend, Choice, SequenceWork, backend_names, choose, with_parts
 from .cell import ORGaNICsCell
 from .dynamics import State
 from .packing import blocks_of, packed_like, run_blocks, select
@@ -54,7 +54,7 @@ class ORGaNICsRNN(SavesOptions):
             ``"cuda"`` (the same by Triton kernels) or ``"auto"`` (the fastest one that applies;
             see :meth:`backend_for`).
         recurrence: See :class:`ORGaNICsCell`.
-        input_gains: See :class:`ORGaNICsCell`.
+        input_gain: See :class:`ORGaNICsCell`.
         readout: ``"y"``, the membrane potentials, or ``"rates"``, ``y+ = relu(y)^2``.
         rectifier: See :class:`ORGaNICsCell`.
         semisaturation: See :class:`ORGaNICsCell`.
@@ -96,7 +96,7 @@ class ORGaNICsRNN(SavesOptions):
         learn_time_constants: bool = True,
         backend: str = "auto",
         recurrence: str = "unconstrained",
-        input_gains: str = "dynamic",
+        input_gain: str = "dynamic",
         readout: str = "y",
         rectifier: str = "before_weights",
         semisaturation: float = 1.0,
@@ -117,7 +117,7 @@ class ORGaNICsRNN(SavesOptions):
             "rectified": rectified,
             "learn_time_constants": learn_time_constants,
             "recurrence": recurrence,
-            "input_gains": input_gains,
+            "input_gain": input_gain,
             "rectifier": rectifier,
             "semisaturation": semisaturation,
             "max_step_y": max_step_y,
@@ -197,7 +197,7 @@ class ORGaNICsRNN(SavesOptions):
         work = self._arguments(x, state)
         first = State(*(tensor[0] for tensor in work.state))
         cell = self._layers()[0]
-        sequence = Sequence(cell.model, cell.parameters_of_step(), work.blocks[0], first)
+        sequence = SequenceWork(cell.model, cell.parameters_of_step(), work.blocks[0], first)
         choice = choose(self.backend, sequence)
         return with_parts(choice, bound_choice(cell))
 
@@ -263,7 +263,7 @@ class ORGaNICsRNN(SavesOptions):
         parameters = cell.parameters_of_step()
 
         def run(rows: Tensor, state: State) -> tuple[Tensor, State]:
-            sequence = Sequence(cell.model, parameters, rows, state)
+            sequence = SequenceWork(cell.model, parameters, rows, state)
             return choose(self.backend, sequence).backend.run(sequence)
 
         outputs, last = run_blocks(run, blocks, first)

@@ -117,7 +117,8 @@ def check_trajectory(
     Args:
         cell: The cell; a layer of an ``ORGaNICsRNN`` is ``rnn.cells[i]``.
         x: Input, ``(T, B, input_size)`` or ``(T, input_size)``.
-        state: State before the first step, ``(B, n)`` or ``(n,)``; the cell's rest if None.
+        state: State before the first step, ``(B, n)`` or ``(n,)``; if None, the cell's
+            initial state.
         every: Examine the Jacobian at every so many steps (it has ``4n`` rows); the bounds are
             those of all steps.
         limit: Magnitude from which a state no longer counts as bounded.

@@ -52,7 +52,7 @@ def random_parameters(
         wr = scale_to_singular_value(wr, singular_value)
     tensors = {
         "input_drive": uniform(*batch, n) * z,
-        "semisaturation": (uniform(*lead, n) * uniform(*lead, n)).pow(exponent),
+        "inhibitory_drive": (uniform(*lead, n) * uniform(*lead, n)).pow(exponent),
         "recurrent_weight": wr,
         "normalization_weight": uniform(*lead, n, n),
     }

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from _circuits import DOUBLE
+from _circuits import DOUBLE, POOL, vector
 
 from deq_organics import Circuit
 
@@ -30,9 +30,9 @@ def test_leading_dimensions(circuit, any_state, batch, recurrence):
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        ("semisaturation", (5, 1, 3)),
-        ("semisaturation", (1,)),
-        ("semisaturation", ()),
+        ("inhibitory_drive", (5, 1, 3)),
+        ("inhibitory_drive", (1,)),
+        ("inhibitory_drive", ()),
         ("tau_y", (5, 1, 3)),
         ("tau_a", (4, 3)),
         ("tau_a", (5, 1, 1)),
@@ -64,7 +64,7 @@ def test_each_tensor_broadcasts(parameters, name, shape):
 def test_broadcast_weights_have_gradients_of_their_own_shape(parameters):
     arguments = parameters((4,), 3)
     leaves = {
-        "semisaturation": torch.full((1, 3), 0.4, dtype=DOUBLE, requires_grad=True),
+        "inhibitory_drive": torch.full((1, 3), 0.4, dtype=DOUBLE, requires_grad=True),
         "recurrent_weight": (0.5 * torch.eye(3, dtype=DOUBLE)[None]).requires_grad_(),
         "normalization_weight": torch.full((2, 1, 3, 3), 0.2, dtype=DOUBLE, requires_grad=True),
         "input_drive": arguments["input_drive"].requires_grad_(),
@@ -128,3 +128,47 @@ def test_arguments_are_not_changed(parameters):
     before = {k: v.clone() for k, v in arguments.items() if isinstance(v, torch.Tensor)}
     Circuit(**arguments).steady_state()
     assert all(torch.equal(arguments[name], value) for name, value in before.items())
+
+
+class TestFromGains:
+    def test_is_the_circuit_of_the_papers_quantities(self):
+        z, b, b0 = (
+            vector([0.3, -0.4], [0.1, 0.8]),
+            vector([0.5, 0.25], [1.0, 2.0]),
+            vector(0.5, 0.8),
+        )
+        for m in (1.5, 2.0, 3.0):
+            circuit = Circuit.from_gains(z, b, b0, 0.7, None, POOL, 2.0, 3.0, m, True)
+            torch.testing.assert_close(circuit.input_drive, b * z)
+            torch.testing.assert_close(circuit.inhibitory_drive, (0.7 * b0) ** m)
+            assert (circuit.tau_y == 2.0).all()
+            assert (circuit.tau_a == 3.0).all()
+            assert (circuit.exponent, circuit.rectified) == (m, True)
+
+    def test_sigma_is_fitted_itself(self):
+        """A single neuron answers half of its largest response to an input of size sigma."""
+        sigma = torch.tensor(0.3, dtype=DOUBLE, requires_grad=True)
+        one = torch.ones(1, 1, dtype=DOUBLE)
+        state = Circuit.from_gains(vector(0.3), 1.0, 1.0, sigma, None, one).steady_state()
+        assert float(state.rates.detach()) == pytest.approx(0.5)
+        state.rates.sum().backward()
+        # z^2 / (sigma^2 + z^2) by sigma.
+        assert float(sigma.grad) == pytest.approx(-2 * 0.3 * 0.09 / 0.18**2)
+
+    @pytest.mark.parametrize(
+        ("changes", "error", "message"),
+        [
+            ({"z": [1.0]}, TypeError, "z: got list"),
+            ({"input_gain": "1"}, TypeError, "input_gain: got '1'"),
+            ({"input_gain": torch.ones(3)}, ValueError, r"input_gain: got shape \(3,\)"),
+            ({"baseline_gain": 0.0}, ValueError, "baseline_gain: got 0.0"),
+            ({"semisaturation": -1.0}, ValueError, "semisaturation: got -1.0"),
+            ({"semisaturation": vector(0.1, 0.0)}, ValueError, "semisaturation: got a smallest"),
+            ({"exponent": "2"}, TypeError, "exponent: got '2'"),
+        ],
+    )
+    def test_bad_arguments(self, changes, error, message):
+        given = {"z": vector(0.3, 0.1), "input_gain": 1.0, "baseline_gain": 0.5}
+        given |= {"semisaturation": 0.1, "recurrent_weight": None, "normalization_weight": POOL}
+        with pytest.raises(error, match=message):
+            Circuit.from_gains(**{**given, **changes})

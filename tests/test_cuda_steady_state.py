@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 TOL = 1e-6
-LEAVES = ("input_drive", "semisaturation", "recurrent_weight", "normalization_weight")
+LEAVES = ("input_drive", "inhibitory_drive", "recurrent_weight", "normalization_weight")
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_states_and_gradients_against_float64(batch, n, shared, rectified):
     given["recurrent_weight"] *= 0.9
     if not shared:
         factor = torch.linspace(0.5, 2.0, batch, device=DEVICE).unsqueeze(-1)
-        given["semisaturation"] = factor * given["semisaturation"]
+        given["inhibitory_drive"] = factor * given["inhibitory_drive"]
     results = []
     for dtype, backend in ((torch.float32, "cuda"), (torch.float64, "torch")):
         leaves = [given[name].to(dtype).requires_grad_() for name in LEAVES]
@@ -66,7 +66,7 @@ def test_states_and_gradients_against_float64(batch, n, shared, rectified):
         state = circuit.steady_state(
             tol=TOL if dtype == torch.float32 else 1e-12,
             on_failure="error",
-            check_stability=False,
+            verify_stability=False,
             backend=backend,
         )
         results.append((state, gradients(state, leaves)))
@@ -140,7 +140,7 @@ def test_zero_drive():
     given["input_drive"] = torch.zeros_like(given["input_drive"])
     state = Circuit(**given).steady_state(backend="cuda")
     assert (state.y == 0).all()
-    torch.testing.assert_close(state.a, given["semisaturation"].expand(3, 9))
+    torch.testing.assert_close(state.a, given["inhibitory_drive"].expand(3, 9))
 
 
 def test_samples_do_not_depend_on_their_neighbours():
@@ -229,7 +229,7 @@ class TestWhatTheKernelsLeaveOpen:
         given["recurrent_weight"][5, 6] = 0.1
         given["normalization_weight"] = given["normalization_weight"].clone()
         given["normalization_weight"][:2] = 0.0
-        problem = Circuit(**{**given, "semisaturation": c}).flatten()
+        problem = Circuit(**{**given, "inhibitory_drive": c}).flatten()
         solution, settled = cuda.solve(problem, cuda.prepare(problem), TOL, 2e-6, 60, True)
         real = torch.linalg.eigvals(problem.jacobian(solution.y, solution.a)).real.amax(-1)
         assert (real < 0).all()
@@ -251,7 +251,12 @@ class TestWhatTheKernelsLeaveOpen:
 
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("normalization_weight", -1e-3), ("semisaturation", -1e-6), ("tau_y", -1.0), ("tau_a", 0)],
+        [
+            ("normalization_weight", -1e-3),
+            ("inhibitory_drive", -1e-6),
+            ("tau_y", -1.0),
+            ("tau_a", 0),
+        ],
     )
     def test_arguments_out_of_range(self, name, value):
         """A layer's circuit reaches the kernels unchecked."""

@@ -28,7 +28,7 @@ def eq1(circuit: Circuit, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         )
         drive = float(circuit.input_drive[i])
         dy[i] = (-float(y[i]) + drive + (1 - inhibition[i]) * recurrent) / float(tau_y[i])
-        da[i] = (-float(a[i]) + float(circuit.semisaturation[i]) + pool) / float(tau_a[i])
+        da[i] = (-float(a[i]) + float(circuit.inhibitory_drive[i]) + pool) / float(tau_a[i])
     return dy, da
 
 
@@ -131,7 +131,7 @@ def test_vector_field_under_vmap(circuit, any_state):
 
     def field(drive: Tensor, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         one = Circuit(
-            drive, batch.semisaturation, batch.recurrent_weight, batch.normalization_weight
+            drive, batch.inhibitory_drive, batch.recurrent_weight, batch.normalization_weight
         )
         return one.vector_field(y, a)
 

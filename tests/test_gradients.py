@@ -9,7 +9,7 @@ from deq_organics import AdjointWarning, Circuit, SteadyStateError, simulate
 from deq_organics.steady_state.backends import by_torch
 
 TOL = 1e-13
-LEAVES = ("input_drive", "semisaturation", "recurrent_weight", "normalization_weight")
+LEAVES = ("input_drive", "inhibitory_drive", "recurrent_weight", "normalization_weight")
 
 
 def as_function(parameters, **choice):
@@ -65,11 +65,11 @@ def test_agrees_with_an_unrolled_solve(parameters, exponent, rectified):
     """Backpropagation through 400 plain steps of the circuit's own map."""
     arguments = parameters((3,), 4, exponent=exponent, rectified=rectified)
     arguments["normalization_weight"] = 0.2 * arguments["normalization_weight"]
-    arguments["semisaturation"] = 0.5 + arguments["semisaturation"]
+    arguments["inhibitory_drive"] = 0.5 + arguments["inhibitory_drive"]
     arguments["recurrent_weight"] = 0.7 * arguments["recurrent_weight"]
     leaves = [arguments[name].clone().requires_grad_() for name in LEAVES]
     circuit = Circuit(**{**arguments, **dict(zip(LEAVES, leaves, strict=True))})
-    y, a = torch.zeros(3, 4, dtype=DOUBLE), circuit.semisaturation.expand(3, 4)
+    y, a = torch.zeros(3, 4, dtype=DOUBLE), circuit.inhibitory_drive.expand(3, 4)
     for _ in range(400):
         dy, da = circuit.vector_field(y, a)
         y, a = y + 0.7 * dy, a + 0.7 * da

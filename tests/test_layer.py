@@ -65,7 +65,7 @@ def test_the_circuit_follows_the_paper():
     z = z / z.norm(dim=-1, keepdim=True)
     b = torch.sigmoid(x @ layer.gain_weight.T)
     torch.testing.assert_close(circuit.input_drive, b * z)
-    torch.testing.assert_close(circuit.semisaturation, torch.full((5,), 0.25))
+    torch.testing.assert_close(circuit.inhibitory_drive, torch.full((5,), 0.25))
     assert torch.equal(circuit.recurrent_weight, layer.recurrent_weight)
     state = layer.steady_state(x)
     assert torch.equal(layer(x), state.rates)
@@ -87,7 +87,7 @@ def test_options_of_the_circuit():
     circuit = layer.circuit(x)
     assert (circuit.exponent, circuit.rectified) == (3.0, True)
     torch.testing.assert_close(circuit.input_drive, 0.5 * (x @ layer.input_weight.T))
-    torch.testing.assert_close(circuit.semisaturation, torch.full((5,), 0.4**3))
+    torch.testing.assert_close(circuit.inhibitory_drive, torch.full((5,), 0.4**3))
     assert circuit.tau_y.tolist() == [0.5] * 5
     torch.testing.assert_close(circuit.tau_a, torch.linspace(1, 2, 5))
     assert torch.isfinite(layer(x)).all()
@@ -238,7 +238,7 @@ def test_an_assigned_weight_is_kept():
         setattr(layer, name, value)
         torch.testing.assert_close(getattr(layer, name).detach(), value)
     x = torch.randn(2, 6)
-    torch.testing.assert_close(layer.circuit(x).semisaturation.detach(), torch.full((5,), 0.6**2))
+    torch.testing.assert_close(layer.circuit(x).inhibitory_drive.detach(), torch.full((5,), 0.6**2))
 
 
 @pytest.mark.parametrize("recurrence", ["identity", "spectral"])

@@ -79,7 +79,7 @@ def test_numpys_numbers_as_options():
     layer = ORGaNICsDEQ(
         np.int64(4), np.int32(3), rectified=np.bool_(False), tau_y=np.float32(2),
         exponent=np.int8(2), semisaturation=np.float64(0.5), max_singular_value=np.array(1),
-        tol=np.float32(1e-5), max_iter=np.int64(50), check_stability=np.bool_(True),
+        tol=np.float32(1e-5), max_iter=np.int64(50), verify_stability=np.bool_(True),
     )  # fmt: skip
     plain = ORGaNICsDEQ(4, 3, tau_y=2.0, semisaturation=0.5, tol=1e-5, max_iter=50)
     plain.load_state_dict(layer.state_dict())
@@ -89,4 +89,4 @@ def test_numpys_numbers_as_options():
         torch.rand(4, 3), np.float64(0.5), None, torch.ones(3, 3), np.int64(2), exponent=np.array(3)
     )
     assert circuit.exponent == 3.0
-    circuit.steady_state(tol=np.float64(1e-5), max_iter=np.int16(9), check_stability=np.bool_(1))
+    circuit.steady_state(tol=np.float64(1e-5), max_iter=np.int16(9), verify_stability=np.bool_(1))

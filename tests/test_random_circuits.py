@@ -22,7 +22,7 @@ def test_the_distribution_is_the_papers():
     assert (w - (torch.arange(len(w)) + 0.5) / len(w)).abs().max() < 2 / len(w) ** 0.5
     # P(b0 sigma < x) = x (1 - log x).
     for x in (0.05, 0.2, 0.6):
-        share = (circuit.semisaturation.sqrt() < x).double().mean()
+        share = (circuit.inhibitory_drive.sqrt() < x).double().mean()
         assert float(share) == pytest.approx(x * (1 - math.log(x)), abs=0.02)
     # b is uniform and independent of z, whose squares have a mean of 1/n.
     drive = circuit.input_drive
@@ -45,7 +45,7 @@ def test_the_largest_singular_value_is_what_is_asked_for(n, largest):
 def test_the_seed_decides_the_circuits_in_both_precisions():
     one, same, other = (draw_circuits(5, 4, generator=seeded(s)) for s in (1, 1, 2))
     single = draw_circuits(5, 4, generator=seeded(1), dtype=torch.float32)
-    for name in ("input_drive", "semisaturation", "recurrent_weight", "normalization_weight"):
+    for name in ("input_drive", "inhibitory_drive", "recurrent_weight", "normalization_weight"):
         assert torch.equal(getattr(one, name), getattr(same, name))
         assert not torch.equal(getattr(one, name), getattr(other, name))
         assert torch.equal(getattr(one, name).float(), getattr(single, name))

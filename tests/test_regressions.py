@@ -183,5 +183,5 @@ def test_a_fixed_point_at_infinity_is_passed_over():
     leak = torch.eye(2, dtype=D) - pool * drive.abs().unsqueeze(-2)
     torch.testing.assert_close(state.y, drive, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(
-        state.a, torch.linalg.solve(leak, arguments["semisaturation"]), rtol=1e-6, atol=1e-6
+        state.a, torch.linalg.solve(leak, arguments["inhibitory_drive"]), rtol=1e-6, atol=1e-6
     )

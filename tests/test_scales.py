@@ -30,12 +30,12 @@ ROTATION = vector((0.0, 1.0), (-1.0, 0.0))
 DRIVES = {torch.float32: (1e-36, 1e-30, 1e-22, 1e-10), DOUBLE: (1e-300, 1e-200, 1e-160, 1e-30)}
 
 
-def issue(scale, dtype, weight=1.0, semisaturation=0.25, **options):
+def issue(scale, dtype, weight=1.0, inhibitory_drive=0.25, **options):
     """The issue's circuit, with its drive scaled."""
     drive = torch.tensor([[1.0, 0.5]], dtype=DOUBLE) * scale
     weights = ROTATION, weight * torch.ones(2, 2, dtype=DOUBLE)
     tensors = [part.to(dtype) for part in (drive, *weights)]
-    return Circuit(tensors[0], semisaturation, *tensors[1:], **options)
+    return Circuit(tensors[0], inhibitory_drive, *tensors[1:], **options)
 
 
 def relative_error(found, exact):
@@ -98,12 +98,12 @@ def test_a_state_beyond_the_dtype_is_reported():
 @given(
     dtype=st.sampled_from([torch.float32, DOUBLE]),
     drive=st.floats(-1.0, 1.0),
-    semisaturation=st.floats(-1.0, 1.0),
+    inhibitory_drive=st.floats(-1.0, 1.0),
     tau=st.floats(-1.0, 1.0),
     cotangent=st.floats(-1.0, 1.0),
     seed=st.integers(0, 10**6),
 )
-def test_units_change_nothing(dtype, drive, semisaturation, tau, cotangent, seed):
+def test_units_change_nothing(dtype, drive, inhibitory_drive, tau, cotangent, seed):
     """States, gradients and tangents over the range of each dtype, against float64 at size 1."""
     low, high = ((-34, 15), (-290, 140))[dtype == DOUBLE]
 
@@ -111,7 +111,7 @@ def test_units_change_nothing(dtype, drive, semisaturation, tau, cotangent, seed
         return 10.0 ** math.floor(high * part if part > 0 else -low * part)
 
     # Strong drives, and c far from 1, leave no eigenvalue that could be told from zero.
-    unit, root, time = size(min(drive, 0.03)), 10.0 ** (4.0 * semisaturation), size(tau)
+    unit, root, time = size(min(drive, 0.03)), 10.0 ** (4.0 * inhibitory_drive), size(tau)
     arguments = random_parameters((3,), 3, seed=seed, singular_value=0.3)
     d, w, c = arguments["input_drive"], arguments["normalization_weight"], 0.3 * root
     # Settles at any size of a: where that is large, the identity in it damps.
@@ -140,7 +140,7 @@ def test_units_change_nothing(dtype, drive, semisaturation, tau, cotangent, seed
 def test_small_and_large_cotangents_have_gradients(parameters, cotangent):
     """Cotangents of 1e-25 gave zero."""
     arguments = parameters((4,), 3, dtype=torch.float32)
-    names = ("input_drive", "recurrent_weight", "normalization_weight", "semisaturation")
+    names = ("input_drive", "recurrent_weight", "normalization_weight", "inhibitory_drive")
     for kind, scale in itertools.product(("y", "a"), (1.0, cotangent)):
         leaves = [arguments[name].detach().clone().requires_grad_() for name in names]
         state = Circuit(**{**arguments, **dict(zip(names, leaves, strict=True))}).steady_state()

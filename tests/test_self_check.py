@@ -275,7 +275,7 @@ class TestRightKernels:
         [
             (1, {}),
             (3, {"recurrence": "identity", "rectified": False}),
-            (5, {"input_gains": "fixed", "rectifier": "after_weights"}),
+            (5, {"input_gain": "fixed", "rectifier": "after_weights"}),
         ],
     )
     def test_sequences(self, n, options):

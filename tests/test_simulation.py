@@ -21,7 +21,7 @@ def test_it_starts_at_rest(circuit):
     y, a = simulate(batch, torch.linspace(0, 1, 5))
     assert y.shape == a.shape == (5, 2, 3, 4)
     assert (y[0] == 0).all()
-    assert torch.equal(a[0], batch.semisaturation.expand(2, 3, 4))
+    assert torch.equal(a[0], batch.inhibitory_drive.expand(2, 3, 4))
     assert y.dtype == DOUBLE
 
 

@@ -73,7 +73,7 @@ def test_algorithm1_is_the_papers_iteration(circuit):
     one = circuit((), 4)
     d, c, wr, w = (
         one.input_drive,
-        one.semisaturation,
+        one.inhibitory_drive,
         one.recurrent_weight,
         one.normalization_weight,
     )

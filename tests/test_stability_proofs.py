@@ -140,7 +140,7 @@ def test_dissipation_proves_only_what_is_so(exponent, rectified, shared):
 def test_dissipation_is_enough_for_most(n):
     """No eigenvalues, no squarings: the quick proof decides, also beside slow modes."""
     circuit = Circuit(**random_parameters((100,), n))
-    state = circuit.steady_state(check_stability=False)
+    state = circuit.steady_state(verify_stability=False)
     assert dissipates(circuit.flatten(), state.y, state.a).float().mean() > 0.9
 
 
@@ -154,7 +154,7 @@ def test_one_mode_is_taken_out(monkeypatch):
     d[:, 0] = torch.linspace(0.5, 2.0, size, dtype=DOUBLE)
     w = torch.rand(n, n, generator=generator, dtype=DOUBLE).fill_diagonal_(0.2)
     circuit = Circuit(d, 0.01, wr, w)
-    state, problem = circuit.steady_state(check_stability=False), circuit.flatten()
+    state, problem = circuit.steady_state(verify_stability=False), circuit.flatten()
     assert (numpy_real_parts(circuit, state.y, state.a) < 0).all()
     assert dissipates(problem, state.y, state.a).all()
     monkeypatch.setattr(

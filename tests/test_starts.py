@@ -12,7 +12,7 @@ from deq_organics.steady_state.methods.relaxation.rosenbrock import take_step, t
 
 ONE = torch.ones(1, 1, dtype=DOUBLE)
 # Settles from rest at y = 0.9151, and has another stable fixed point at y = -0.8626.
-BISTABLE = {"input_drive": vector(0.1), "semisaturation": 0.05, "recurrent_weight": 2 * ONE}
+BISTABLE = {"input_drive": vector(0.1), "inhibitory_drive": 0.05, "recurrent_weight": 2 * ONE}
 
 
 def bistable(**options):
@@ -22,7 +22,7 @@ def bistable(**options):
 def trajectory(circuit, y, a, duration, method="LSODA"):
     """One circuit's trajectory by scipy, at the end of ``duration``."""
     n = circuit.n
-    d, c = circuit.input_drive.numpy(), circuit.semisaturation.numpy()
+    d, c = circuit.input_drive.numpy(), circuit.inhibitory_drive.numpy()
     wr, w = circuit.recurrent_weight.numpy(), circuit.normalization_weight.numpy()
     tau_y, tau_a = circuit.tau_y.numpy(), circuit.tau_a.numpy()
 
@@ -167,7 +167,11 @@ def test_a_start_on_an_unstable_fixed_point_stays_there():
         ({"start": (torch.ones(2).double(), ONE[0])}, ValueError, r"start\[0\]: got shape \(2,\)"),
         ({"start": (ONE.expand(3, 1), ONE.expand(2, 1))}, ValueError, "start: got shapes"),
         ({"start": "rest", "solver": "anderson"}, ValueError, "expected solver='auto'"),
-        ({"start": "rest", "backend": "cuda"}, RuntimeError, "does not support following the dynamics"),
+        (
+            {"start": "rest", "backend": "cuda"},
+            RuntimeError,
+            "not support following the dynamics",
+        ),
     ],
 )
 def test_bad_starts(options, error, message):
@@ -185,7 +189,7 @@ def test_too_few_steps_are_reported_with_the_time():
 
 def test_the_integration_is_of_fourth_order(parameters):
     circuit = Circuit(**parameters((1,), 3), tau_y=0.5, tau_a=2.0)
-    problem, c = circuit.flatten(), circuit.semisaturation
+    problem, c = circuit.flatten(), circuit.inhibitory_drive
     alone = Circuit(
         circuit.input_drive[0], c, circuit.recurrent_weight, circuit.normalization_weight, 0.5, 2.0
     )

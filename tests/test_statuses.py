@@ -16,7 +16,7 @@ from deq_organics.steady_state.methods.relaxation.rosenbrock import tolerances
 # The dynamics diverge at t = 351; it was reported as an oscillation.
 DIVERGING = {
     "input_drive": vector(0.28, 0.26, 0.46, 0.48, 0.64),
-    "semisaturation": 0.01,
+    "inhibitory_drive": 0.01,
     "recurrent_weight": vector(
         (-0.32, 0.26, -1.04, -1.0, -0.44),
         (-2.28, 1.19, 1.36, -1.79, -0.5),
@@ -47,7 +47,7 @@ class Oracle:
     """One circuit's trajectory from rest by scipy, with equations of its own."""
 
     def __init__(self, circuit, index, rectified=False):
-        parts = (circuit.input_drive, circuit.semisaturation, circuit.tau_y, circuit.tau_a)
+        parts = (circuit.input_drive, circuit.inhibitory_drive, circuit.tau_y, circuit.tau_a)
         shape = (*circuit.batch_shape, circuit.n)
         self.d, self.c, *self.tau = (part.expand(shape)[index].numpy() for part in parts)
         weights = (circuit.recurrent_weight, circuit.normalization_weight)

@@ -42,7 +42,7 @@ def settles(circuit, index, seconds=2000.0):
         None if t is None else t[index]
         for t in (
             circuit.input_drive,
-            circuit.semisaturation,
+            circuit.inhibitory_drive,
             circuit.recurrent_weight,
             circuit.normalization_weight,
         )
@@ -57,7 +57,7 @@ def settles(circuit, index, seconds=2000.0):
         return 1e8 - np.abs(x).max()
 
     diverges.terminal = True
-    start = np.concatenate([np.zeros(n), one.semisaturation.numpy()])
+    start = np.concatenate([np.zeros(n), one.inhibitory_drive.numpy()])
     path = solve_ivp(flow, (0, seconds), start, "LSODA", rtol=1e-8, atol=1e-10, events=diverges)
     last = path.y[:, -1]
     return path.status == 0 and np.abs(flow(0, last)).max() < 1e-6 * max(1, np.abs(last).max())
@@ -190,7 +190,7 @@ def test_only_the_bad_circuits_become_nan(parameters):
     bad = Circuit(
         **{
             **arguments,
-            "semisaturation": 0.5,
+            "inhibitory_drive": 0.5,
             "input_drive": drive,
             "recurrent_weight": wr,
             "normalization_weight": w,
@@ -236,7 +236,7 @@ def test_large_batches_drop_finished_circuits(circuit):
     state = large.steady_state(tol=1e-12, on_failure="ignore")
     small = Circuit(
         large.input_drive[:500],
-        large.semisaturation,
+        large.inhibitory_drive,
         large.recurrent_weight,
         large.normalization_weight,
     ).steady_state(tol=1e-12, on_failure="ignore")
@@ -253,7 +253,7 @@ def test_zero_input(parameters, recurrence, rectified):
     circuit = Circuit(**{**arguments, "input_drive": drive})
     state = circuit.steady_state(on_failure="error")
     assert (state.y == 0).all()
-    torch.testing.assert_close(state.a, circuit.semisaturation.expand(3, 4))
+    torch.testing.assert_close(state.a, circuit.inhibitory_drive.expand(3, 4))
 
 
 def test_a_converged_residual_is_at_most_tol_in_every_precision(circuit):
@@ -354,7 +354,7 @@ def test_the_check_of_stability_can_be_left_out(circuit, monkeypatch):
     batch = circuit((10,), 3)
     checked = batch.steady_state()
     monkeypatch.setattr("deq_organics.steady_state.methods.auto.is_stable", None)
-    unchecked = batch.steady_state(check_stability=False)
+    unchecked = batch.steady_state(verify_stability=False)
     assert torch.equal(unchecked.y, checked.y)
     with pytest.raises(TypeError, match="not callable"):
         batch.steady_state()
@@ -368,6 +368,6 @@ def test_without_the_check_an_unstable_fixed_point_passes():
         torch.tensor([[0.05, 0.02]], dtype=DOUBLE), 0.01, wr, torch.ones(2, 2, dtype=DOUBLE)
     )
     assert not batch.steady_state(on_failure="ignore").converged.any()
-    state = batch.steady_state(on_failure="ignore", check_stability=False)
+    state = batch.steady_state(on_failure="ignore", verify_stability=False)
     assert state.converged.all()
     assert not check_stability(batch, state).stable.any()

@@ -8,14 +8,14 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp,
 
 from deq_organics import Circuit, ORGaNICsDEQ, SteadyStateWarning
 
-NAMES = ("input_drive", "semisaturation", "recurrent_weight", "normalization_weight")
+NAMES = ("input_drive", "inhibitory_drive", "recurrent_weight", "normalization_weight")
 
 
 @pytest.fixture
 def tensors(parameters):
-    """Five circuits: drive and semisaturation per circuit, weights shared."""
+    """Five circuits: drive and inhibitory_drive per circuit, weights shared."""
     arguments = parameters((5,), 3)
-    c = arguments["semisaturation"] * torch.linspace(1, 2, 5, dtype=DOUBLE).unsqueeze(-1)
+    c = arguments["inhibitory_drive"] * torch.linspace(1, 2, 5, dtype=DOUBLE).unsqueeze(-1)
     return (
         arguments["input_drive"],
         c,

@@ -10,7 +10,7 @@ DOUBLE = torch.float64
 
 def compare(circuit: Circuit) -> int:
     """Check every verdict and eigenvalue; return how many circuits are unstable."""
-    state = circuit.steady_state(tol=1e-9, on_failure="ignore", check_stability=False)
+    state = circuit.steady_state(tol=1e-9, on_failure="ignore", verify_stability=False)
     report = check_stability(circuit, state)
     spectrum = torch.linalg.eigvals(circuit.jacobian(state.y, state.a))
     leading, size = spectrum.real.amax(-1), spectrum.abs().amax(-1)

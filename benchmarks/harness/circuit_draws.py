@@ -147,7 +147,7 @@ def spectra(circuit: Circuit, y: Tensor, a: Tensor) -> tuple[NDArray, NDArray]:
             _row(part, k, core)
             for part, core in (
                 (circuit.input_drive, 1),
-                (circuit.semisaturation, 1),
+                (circuit.inhibitory_drive, 1),
                 (circuit.recurrent_weight, 2),
                 (circuit.normalization_weight, 2),
                 (circuit.tau_y, 1),

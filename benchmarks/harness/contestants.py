@@ -20,7 +20,7 @@ from harness.timing import Clock
 __all__ = ["OURS", "PUBLISHED", "UNCHECKED", "Contestant", "Field", "enter"]
 
 OURS = "deq_organics"
-UNCHECKED = f"{OURS}, check_stability=False"
+UNCHECKED = f"{OURS}, verify_stability=False"
 PUBLISHED = "published"
 
 
@@ -58,7 +58,7 @@ def ours(layer: ORGaNICsDEQ, reference: Reference) -> list[Contestant]:
     accuracy = reference.library(layer.tol)
     setting = f"solver {layer.solver}, tol {layer.tol:g}"
     unchecked = copy.deepcopy(layer)
-    unchecked.check_stability = False
+    unchecked.verify_stability = False
     return [
         Contestant(name, setting, entry, list(entry.parameters()), *accuracy)
         for name, entry in ((OURS, layer), (UNCHECKED, unchecked))

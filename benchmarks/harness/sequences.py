@@ -14,7 +14,7 @@ from harness.floor import matmul_precision
 from harness.graphs import capture
 from harness.race import Contender, Step, gradient_step
 from recurrent import ORGaNICsRNN, State
-from recurrent.backends import Sequence, backend_names, choose
+from recurrent.backends import SequenceWork, backend_names, choose
 
 __all__ = [
     "AUTO",
@@ -120,7 +120,7 @@ def _graphed_step(rnn: ORGaNICsRNN, weights: Tensor, x: Tensor) -> Step:
     first = State(*(part[0] for part in rnn.rest_state(x.shape[1])))
 
     def outputs() -> Tensor:
-        sequence = Sequence(cell.model, cell.parameters_of_step(), x, first)
+        sequence = SequenceWork(cell.model, cell.parameters_of_step(), x, first)
         return choose(rnn.backend, sequence).backend.run(sequence)[1].y
 
     return capture(gradient_step(outputs, weights, list(rnn.parameters())))

@@ -64,7 +64,7 @@ def simulate(
         circuit: The circuits to simulate.
         t: Increasing times ``(T,)``, at least two, in the unit of the time constants.
         y0: Start of ``y``, broadcastable to ``(..., n)``; rest (zero) if left out.
-        a0: Start of ``a``; rest (the semisaturation) if left out.
+        a0: Start of ``a``; rest (the inhibitory drive) if left out.
         method: With error control, explicit: ``"dopri5"``, ``"dopri8"`` (for the smallest
             tolerances), ``"bosh3"``, ``"fehlberg2"``, ``"adaptive_heun"``. With error control, for
             stiff circuits, as those with time constants over decades: ``"rodas5p"``. With fixed
@@ -74,7 +74,7 @@ def simulate(
         rtol: Relative tolerance of each step, for each component of the state.
         atol: Absolute tolerance, to which errors are allowed where a component is close to zero.
             None is ``0.01 rtol`` times the circuit's own size, which is the largest ``|y0|`` and
-            input drive for ``y``, and each neuron's ``a0`` and semisaturation for ``a``.
+            input drive for ``y``, and each neuron's ``a0`` and inhibitory drive for ``a``.
         on_failure: For circuits that do not get to the end of ``t`` and are NaN from some time on:
             ``"warn"`` says which, when and why in one warning, ``"error"`` raises
             :class:`SimulationError`, ``"ignore"`` leaves it to the caller to look for NaN.
@@ -107,7 +107,7 @@ def simulate(
         copies=3,
     )
     start_y = _start(circuit, "y0", torch.zeros_like(circuit.input_drive) if y0 is None else y0)
-    start_a = _start(circuit, "a0", circuit.semisaturation if a0 is None else a0)
+    start_a = _start(circuit, "a0", circuit.inhibitory_drive if a0 is None else a0)
     start = torch.cat([start_y, start_a], -1).reshape(-1, 2 * n)
     problem = circuit.flatten()
     control = _control(problem, start, rtol, atol, chosen)
@@ -222,7 +222,7 @@ def _control(
         raise ValueError(f"rtol: got 0 with atol={atol}, expected one of them to be positive")
     if atol is None:
         y0, a0 = start.detach().abs().chunk(2, -1)
-        drive, rest = problem.input_drive.detach(), problem.semisaturation.detach()
+        drive, rest = problem.input_drive.detach(), problem.inhibitory_drive.detach()
         y = torch.maximum(y0, drive.abs()).amax(-1, keepdim=True).expand_as(y0)
         scale = torch.cat([y, torch.maximum(a0, rest)], -1)
         scale = torch.where(scale > 0, scale, 1.0)

@@ -19,7 +19,7 @@ class SolveOptions(NamedTuple):
     tol: float
     max_iter: int
     on_failure: str
-    check_stability: bool
+    verify_stability: bool
 
     @classmethod
     def checked(
@@ -28,7 +28,7 @@ class SolveOptions(NamedTuple):
         tol: float,
         max_iter: int | None,
         on_failure: str,
-        check_stability: bool,
+        verify_stability: bool,
         dtype: torch.dtype | None = None,
         *,
         follows: bool = False,
@@ -53,7 +53,7 @@ class SolveOptions(NamedTuple):
             steps = MAX_STEPS if follows else DEFAULT_MAX_ITER[solver]
         else:
             steps = check_positive_int("max_iter", max_iter)
-        return cls(solver, tol, steps, on_failure, check_bool("check_stability", check_stability))
+        return cls(solver, tol, steps, on_failure, check_bool("verify_stability", verify_stability))
 
     def accepted_error(self, dtype: torch.dtype) -> float:
         """Relative residual of a linear system of the derivatives that counts as solved."""

@@ -30,9 +30,9 @@ class NormalModes(NamedTuple):
 def normal_modes(circuit: Circuit) -> NormalModes:
     """Eigenvalues, frequency and damping of the circuits of Theorem 4.4.
 
-    With ``W = alpha 1 1^T``, equal semisaturation ``c`` and equal time constants, all neurons have
-    one ``a = c + alpha sum(|d|^m)``, and with ``s = a+`` the eigenvalues are ``-1 / tau_a`` and
-    ``-s / tau_y``, each ``n - 1`` times, and the roots of
+    With ``W = alpha 1 1^T``, equal inhibitory drive ``c`` and equal time constants, all neurons
+    have one ``a = c + alpha sum(|d|^m)``, and with ``s = a+`` the eigenvalues are ``-1 / tau_a``
+    and ``-s / tau_y``, each ``n - 1`` times, and the roots of
     ``l^2 + l (s / tau_y + c / (tau_a a)) + s / (tau_y tau_a)``. Holds for any exponent; in the
     rectified model for the driven neurons, to which each silent one adds ``-1 / tau_y`` and
     ``-1 / tau_a``.
@@ -50,7 +50,7 @@ def normal_modes(circuit: Circuit) -> NormalModes:
         for name, tensor, entries in (
             ("tau_y", circuit.tau_y, 1),
             ("tau_a", circuit.tau_a, 1),
-            ("semisaturation", circuit.semisaturation, 1),
+            ("inhibitory_drive", circuit.inhibitory_drive, 1),
             ("normalization_weight", circuit.normalization_weight, 2),
         )
     )

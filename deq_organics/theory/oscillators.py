@@ -60,7 +60,7 @@ def coupled_oscillators(circuit: Circuit) -> Oscillators:
     drive = equations.power(equations.drive(circuit.input_drive, circuit.rectified), m)
     others = weight - torch.diag_embed(weight.diagonal(dim1=-2, dim2=-1))
     with equations.full_precision(weight):
-        remainder = (circuit.semisaturation + equations.matvec(others, drive)) / a
+        remainder = (circuit.inhibitory_drive + equations.matvec(others, drive)) / a
     pool = equations.power(equations.drive(y, circuit.rectified), m)
     coupling = others * pool.unsqueeze(-2) / tau_a.unsqueeze(-1)
     return Oscillators(

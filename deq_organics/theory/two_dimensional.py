@@ -103,7 +103,7 @@ def fixed_points_2d(circuit: Circuit) -> FixedPoints2D:
         tensor.double()
         for tensor in (
             circuit.input_drive,
-            circuit.semisaturation,
+            circuit.inhibitory_drive,
             circuit.normalization_weight.squeeze(-1),
             circuit.tau_y,
             circuit.tau_a,
@@ -154,7 +154,7 @@ def _reduce(circuit: Circuit) -> _Reduced:
     check_positive("normalization_weight", circuit.normalization_weight)
     m, shape = circuit.exponent, circuit.batch_shape
     d = circuit.input_drive[..., 0].double().expand(shape)
-    c = circuit.semisaturation[..., 0].double().expand(shape)
+    c = circuit.inhibitory_drive[..., 0].double().expand(shape)
     w = circuit.normalization_weight[..., 0, 0].double().expand(shape)
     wr = circuit.recurrent_weight
     recurrent = torch.ones_like(d) if wr is None else wr[..., 0, 0].double().expand(shape)

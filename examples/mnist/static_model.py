@@ -92,7 +92,7 @@ class Classifier(nn.Module):
             nn.Sequential(nn.Linear(inputs, units), nn.ReLU())
             if name == "mlp-50"
             # The eigenvalues of validation and test inputs are computed anyway.
-            else ORGaNICsDEQ(inputs, units, recurrence="spectral", check_stability=False)
+            else ORGaNICsDEQ(inputs, units, recurrence="spectral", verify_stability=False)
             for inputs, units in itertools.pairwise(sizes)
         )
         self.readout = nn.Linear(sizes[-1], 10)

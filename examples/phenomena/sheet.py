@@ -118,7 +118,7 @@ class Sheet:
         """
         return Circuit(
             input_drive=BASELINE_GAIN * attention * z,
-            semisaturation=(BASELINE_GAIN * self.semisaturation) ** 2,
+            inhibitory_drive=(BASELINE_GAIN * self.semisaturation) ** 2,
             recurrent_weight=recurrent_weight,
             normalization_weight=self.normalization_weight,
             tau_y=TAU_Y,

@@ -55,5 +55,5 @@ class Condition:
         wr = scale_to_singular_value(wr, self.singular_value)
         z = gaussian(n)
         z = self.input_norm * z / torch.linalg.vector_norm(z, dim=-1, keepdim=True)
-        semisaturation = (uniform(n) * self.semisaturation * uniform(n)).square()
-        return Circuit(uniform(n) * z, semisaturation, wr, uniform(n, n))
+        inhibitory_drive = (uniform(n) * self.semisaturation * uniform(n)).square()
+        return Circuit(uniform(n) * z, inhibitory_drive, wr, uniform(n, n))

@@ -104,23 +104,23 @@ class Family:
         """Circuits of the family from unconstrained numbers, differentiably."""
         z = _nonnegative(raw) if self.nonnegative_input else _signed(raw)
         drive = raw["b"].sigmoid() * z
-        semisaturation = raw["c"].sigmoid().square()
+        inhibitory_drive = raw["c"].sigmoid().square()
         w = raw["w"].sigmoid()
         if self.bounded:
-            size = semisaturation.amax(-1) + w.amax((-1, -2)) * drive.square().sum(-1)
+            size = inhibitory_drive.amax(-1) + w.amax((-1, -2)) * drive.square().sum(-1)
             shrink = size.clamp_min(1.0).unsqueeze(-1)
-            semisaturation = semisaturation / shrink
+            inhibitory_drive = inhibitory_drive / shrink
             drive = drive / shrink.sqrt()
         if self.weak is not None:
             size = w.amax((-1, -2)) * drive.square().sum(-1)
-            shrink = (size / (self.weak * semisaturation.amin(-1))).clamp_min(1.0)
+            shrink = (size / (self.weak * inhibitory_drive.amin(-1))).clamp_min(1.0)
             drive = drive / shrink.sqrt().unsqueeze(-1)
         times = [
             torch.exp(math.log(SLOWEST) * raw[name].tanh() * self.free_times)
             for name in ("tau_y", "tau_a")
         ]
         return Circuit(
-            drive, semisaturation, WEIGHTS[self.weights](raw), w, *times, rectified=self.rectified
+            drive, inhibitory_drive, WEIGHTS[self.weights](raw), w, *times, rectified=self.rectified
         )
 
 

@@ -76,7 +76,7 @@ class _Search:
         fast = solve_normalized(self._problem, TOL, FAST_ITERATIONS)
         self._judge(self._left, fast.y, fast.a, fast.status == Status.CONVERGED)
         problem = self._problem.select(self._left)
-        rest = problem.semisaturation.expand_as(problem.input_drive)
+        rest = problem.inhibitory_drive.expand_as(problem.input_drive)
         self._follow(self._left, torch.zeros_like(rest), rest, LOOKS_FROM_REST)
         rows = self._left.repeat(RANDOM_STARTS)
         self._follow(rows, *self._random_state(rows), LOOKS_FROM_ELSEWHERE)
@@ -115,7 +115,8 @@ class _Search:
         problem = self._problem.select(row)
         n = self._problem.input_drive.shape[-1]
         d, c = (
-            part.reshape(n).cpu().numpy() for part in (problem.input_drive, problem.semisaturation)
+            part.reshape(n).cpu().numpy()
+            for part in (problem.input_drive, problem.inhibitory_drive)
         )
         w, wr = (
             part.reshape(n, n).cpu().numpy()
@@ -133,7 +134,7 @@ class _Search:
             active = np.maximum(y, 0.0) if problem.rectified else y
             return d - y + (1.0 - np.sqrt(a)) * (wr @ active)
 
-        y, a = torch.zeros_like(problem.input_drive), problem.semisaturation.clone()
+        y, a = torch.zeros_like(problem.input_drive), problem.inhibitory_drive.clone()
         for _ in range(LEAST_SQUARES_STARTS):
             y, a = _integrate(problem, y, a, LEAST_SQUARES_SPACING)
             for start_y, start_a in ((y, a), self._random_state(row)):
@@ -151,7 +152,7 @@ class _Search:
             2, *problem.input_drive.shape, generator=self._generator, dtype=torch.float64
         ).to(problem.input_drive.device)
         y = 2.0 * problem.input_drive.norm(dim=-1, keepdim=True) * noise[0]
-        return y, problem.semisaturation + noise[1].square()
+        return y, problem.inhibitory_drive + noise[1].square()
 
     def _random_balance(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """States in which the inhibitory neurons are at rest, of sizes over three decades."""
@@ -162,7 +163,9 @@ class _Search:
         drive = (size * noise).to(problem.input_drive) * problem.input_drive.norm(
             dim=-1, keepdim=True
         )
-        a = problem.semisaturation + equations.matvec(problem.normalization_weight, drive.square())
+        a = problem.inhibitory_drive + equations.matvec(
+            problem.normalization_weight, drive.square()
+        )
         return drive / a.sqrt(), a
 
     def _try_newton(self, rows: Tensor, y: Tensor, a: Tensor, steps: int) -> None:

@@ -2,7 +2,7 @@
 
 from deq_organics.dispatch import AUTO, Choice, Registry
 
-from .base import Backend, Sequence
+from .base import Backend, SequenceWork
 from .cuda import CudaBackend
 from .fused import FusedBackend
 from .reference import ReferenceBackend
@@ -11,14 +11,16 @@ __all__ = [
     "AUTO",
     "Backend",
     "Choice",
-    "Sequence",
+    "SequenceWork",
     "backend_names",
     "choose",
     "register",
     "with_parts",
 ]
 
-_BACKENDS: Registry[Sequence, Backend] = Registry(CudaBackend(), FusedBackend(), ReferenceBackend())
+_BACKENDS: Registry[SequenceWork, Backend] = Registry(
+    CudaBackend(), FusedBackend(), ReferenceBackend()
+)
 
 backend_names = _BACKENDS.names
 register = _BACKENDS.register

@@ -9,10 +9,10 @@ from deq_organics import dispatch
 
 from ..dynamics import GainParameters, Model, Parameters, State
 
-__all__ = ["Backend", "Sequence"]
+__all__ = ["Backend", "SequenceWork"]
 
 
-class Sequence(NamedTuple):
+class SequenceWork(NamedTuple):
     """The work of one layer: ``T >= 1`` steps of a batch of ``B`` circuits."""
 
     model: Model
@@ -33,8 +33,8 @@ class Sequence(NamedTuple):
                 yield value
 
 
-class Backend(dispatch.Backend[Sequence], Protocol):
-    """One way to compute a :class:`Sequence`; all of them return the same numbers."""
+class Backend(dispatch.Backend[SequenceWork], Protocol):
+    """One way to compute a :class:`SequenceWork`; all of them return the same numbers."""
 
-    def run(self, sequence: Sequence) -> tuple[Tensor, State]:
+    def run(self, sequence: SequenceWork) -> tuple[Tensor, State]:
         """``y`` after every step, ``(T, B, n)``, and the last state, each ``(B, n)``."""

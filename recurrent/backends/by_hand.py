@@ -11,7 +11,7 @@ from deq_organics.checks import is_transformed, refuse_transforms
 from ..dynamics import Model, State
 from ..precision import full_precision
 from ..tracing import is_tracing
-from .base import Sequence
+from .base import SequenceWork
 from .folding import Folded, fold
 
 __all__ = ["Forward", "Passes", "refuse_by_hand", "run_by_hand"]
@@ -60,14 +60,14 @@ class Passes(Protocol):
         """Gradients of ``x``, ``y``, ``a``, ``gains`` and the folded parameters."""
 
 
-def refuse_by_hand(sequence: Sequence) -> str | None:
+def refuse_by_hand(sequence: SequenceWork) -> str | None:
     """Why no backend of this kind can compute the sequence; None if it can."""
     if is_tracing():
         return "torch.export and other tracers"
     return refuse_transforms(sequence.tensors())
 
 
-def run_by_hand(passes: Passes, sequence: Sequence) -> tuple[Tensor, State]:
+def run_by_hand(passes: Passes, sequence: SequenceWork) -> tuple[Tensor, State]:
     """``y`` after every step, ``(T, B, n)``, and the last state, differentiable once."""
     y, a, *gains = sequence.state
     arguments = (sequence.x, y, a, torch.cat(gains, -1), *fold(sequence.parameters).flat())

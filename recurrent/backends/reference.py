@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..dynamics import State, euler_step
-from .base import Sequence
+from .base import SequenceWork
 
 __all__ = ["ReferenceBackend"]
 
@@ -14,10 +14,10 @@ class ReferenceBackend:
 
     name = "reference"
 
-    def refusal(self, sequence: Sequence) -> None:
+    def refusal(self, sequence: SequenceWork) -> None:
         return None
 
-    def run(self, sequence: Sequence) -> tuple[Tensor, State]:
+    def run(self, sequence: SequenceWork) -> tuple[Tensor, State]:
         state, outputs = sequence.state, []
         for x in sequence.x.unbind(0):
             state = euler_step(sequence.model, sequence.parameters, x, state)

@@ -58,7 +58,7 @@ def test_the_circuits_of_the_issue():
     w = rand(n, n)
     tau_y, tau_a = (10 ** (3 * (rand(n) - 0.5)) for _ in range(2))
     circuit = Circuit(d[:6], 0.01, wr, w, tau_y=tau_y, tau_a=tau_a)
-    state = circuit.steady_state(tol=1e-9, on_failure="ignore", check_stability=False)
+    state = circuit.steady_state(tol=1e-9, on_failure="ignore", verify_stability=False)
     report = check_stability(circuit, state)
     good = state.converged
     dense = torch.linalg.eigvals(circuit.jacobian(state.y, state.a)).real.amax(-1)
@@ -75,7 +75,7 @@ def test_no_unstable_state_is_returned_as_converged():
         draw = Draw(recurrence, 4, 2.0, 3.0, 2.0, recurrence == "circulant", False)
         circuit = driven(draw, 12, generator)
         for check in (True, False):
-            state = circuit.steady_state(on_failure="ignore", check_stability=check)
+            state = circuit.steady_state(on_failure="ignore", verify_stability=check)
             real = np.linalg.eigvals(circuit.jacobian(state.y, state.a).numpy()).real.max(-1)
             unstable = state.converged & (torch.from_numpy(real) > 0)
             if check:

@@ -78,7 +78,7 @@ def test_conditions_draw_what_they_say(weights):
     if weights == "nonnegative":
         assert (wr >= 0).all()
     assert (circuit.input_drive.norm(dim=-1) < 0.3).all()
-    assert (circuit.semisaturation < 0.01).all()
+    assert (circuit.inhibitory_drive < 0.01).all()
 
 
 def test_survey_and_resume(run_survey, tmp_path):
@@ -181,7 +181,7 @@ class TestGradientSearch:
             assert (d >= 0).all()
         assert (d.norm(dim=-1) <= 1).all()
         largest = circuit.normalization_weight.amax((-1, -2)) * d.square().sum(-1)
-        size = circuit.semisaturation.amax(-1) + largest
+        size = circuit.inhibitory_drive.amax(-1) + largest
         assert bool((size <= 1 + 1e-12).all()) or not family.bounded
         assert circuit.rectified == family.rectified
         assert bool((circuit.tau_y == 1).all()) != family.free_times

@@ -49,7 +49,7 @@ def oracle(rnn, x, state):
             pool = active**2 * torch.where(above, a, 0.0)
             new_y = y + k_y * (b * z - y + (1 - root) * u)
             new_a = a + k_a * ((b0 * sigma) ** 2 - a + torch.einsum("ij,bj->bi", w, pool))
-            if cell.input_gains == "dynamic":
+            if cell.input_gain == "dynamic":
                 gains = []
                 for gain, name, prefix in ((b, "b", "gain"), (b0, "b0", "baseline_gain")):
                     total = sum(

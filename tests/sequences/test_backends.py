@@ -17,7 +17,7 @@ MODELS = [
 VARIANTS = [
     {"recurrence": "spectral"},
     {"recurrence": "identity"},
-    {"input_gains": "fixed"},
+    {"input_gain": "fixed"},
     {"learn_time_constants": False, "readout": "rates"},
     {"num_layers": 2, "semisaturation": 0.6},
 ]
@@ -166,7 +166,9 @@ def test_auto_prefers_fused_and_says_why_not():
     assert half.backend_for(x.bfloat16()).backend.name == "fused"
     cell, state = half.cells[0], State(*torch.rand(4, 1, 3).bfloat16())
     parameters = cell.parameters_of_step().to(torch.bfloat16)
-    choice = registry.choose("auto", registry.Sequence(cell.model, parameters, x.bfloat16(), state))
+    choice = registry.choose(
+        "auto", registry.SequenceWork(cell.model, parameters, x.bfloat16(), state)
+    )
     assert choice.backend.name == "reference"
     assert "fused does not support torch.bfloat16" in choice.reason
 

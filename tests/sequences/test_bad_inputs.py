@@ -24,7 +24,7 @@ CONSTRUCTION = [
     ({"learn_time_constants": None}, TypeError, "learn_time_constants: got None"),
     ({"backend": "gpu"}, ValueError, "backend: got 'gpu', expected one of 'auto', 'cuda'"),
     ({"recurrence": "orthogonal"}, ValueError, "recurrence: got 'orthogonal'"),
-    ({"input_gains": "attention"}, ValueError, "input_gains: got 'attention'"),
+    ({"input_gain": "attention"}, ValueError, "input_gain: got 'attention'"),
     ({"readout": "a"}, ValueError, "readout: got 'a', expected one of 'y', 'rates'"),
     ({"rectifier": "none"}, ValueError, "rectifier: got 'none'"),
     (

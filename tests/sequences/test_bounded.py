@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 from recurrent import ORGaNICsCell, ORGaNICsRNN, State, check_trajectory
 from recurrent.bounded import RecurrentRows, Rows
 
-MODELS = ({}, {"rectified": False}, {"rectifier": "after_weights"}, {"input_gains": "fixed"})
+MODELS = ({}, {"rectified": False}, {"rectifier": "after_weights"}, {"input_gain": "fixed"})
 FAST = {"max_step_y": 1.0, "max_step_a": 1.0, "max_step_b": 1.0}
 
 
@@ -45,7 +45,7 @@ def step_by_hand(cell: ORGaNICsCell, x: Tensor, state: State) -> State:
         y + cell.step_y * (b * z - y + (1 - root) * u),
         a + cell.step_a * ((b0 * cell.semisaturation) ** 2 - a + pool),
     ]
-    if cell.input_gains == "fixed":
+    if cell.input_gain == "fixed":
         return State(*new, b, b0)
     for gain, prefix, step in ((b, "", cell.step_b), (b0, "baseline_", cell.step_b0)):
         weights = [getattr(cell, f"{prefix}gain_weight_{part}") for part in "xya"]

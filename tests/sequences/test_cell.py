@@ -14,8 +14,8 @@ OPTIONS = [
     {"recurrence": "identity"},
     {"recurrence": "spectral", "semisaturation": 0.7},
     {"learn_time_constants": False},
-    {"input_gains": "fixed"},
-    {"input_gains": "fixed", "rectified": False},
+    {"input_gain": "fixed"},
+    {"input_gain": "fixed", "rectified": False},
 ]
 
 
@@ -45,7 +45,7 @@ def test_step_is_the_circuits_field_times_dt_over_tau(options):
     torch.testing.assert_close(new.a, state.a + flow_a, rtol=1e-12, atol=1e-12)
     for name, prefix in (("b", ""), ("b0", "baseline_")):
         old, got = getattr(state, name), getattr(new, name)
-        if cell.input_gains == "fixed":
+        if cell.input_gain == "fixed":
             torch.testing.assert_close(got, old, rtol=0, atol=0)
             continue
         weights = [getattr(cell, f"{prefix}gain_weight_{part}") for part in "xya"]
@@ -89,7 +89,7 @@ def test_gradient_of_the_normalization_weights_is_alive_everywhere():
 
 
 def test_rest_state_is_at_rest_without_input():
-    cell = ORGaNICsCell(3, 6, input_gains="fixed", semisaturation=0.8)
+    cell = ORGaNICsCell(3, 6, input_gain="fixed", semisaturation=0.8)
     rest = cell.rest_state()
     for before, after in zip(rest, cell(torch.zeros(3)), strict=True):
         torch.testing.assert_close(after, before)
@@ -117,7 +117,7 @@ def test_spectral_recurrence_keeps_its_bound_under_training():
 
 
 def test_unbatched_cell_and_repr():
-    cell = ORGaNICsCell(2, 3, recurrence="identity", input_gains="fixed")
+    cell = ORGaNICsCell(2, 3, recurrence="identity", input_gain="fixed")
     assert cell(torch.rand(2)).y.shape == (3,)
     assert cell.recurrent_weight is None
     assert "recurrence='identity'" in repr(cell)

@@ -24,7 +24,7 @@ def as_list(results):
 PROGRAMS = [
     ({}, False, False),
     ({"recurrence": "spectral", "num_layers": 2}, True, True),
-    ({"recurrence": "identity", "input_gains": "fixed", "readout": "rates"}, False, True),
+    ({"recurrence": "identity", "input_gain": "fixed", "readout": "rates"}, False, True),
     ({"dtype": torch.bfloat16, "batch_first": True}, False, True),
 ]
 

@@ -23,7 +23,7 @@ VARIANTS = [
     {},
     {"recurrence": "spectral"},
     {"recurrence": "identity"},
-    {"input_gains": "fixed"},
+    {"input_gain": "fixed"},
     {"learn_time_constants": False, "readout": "rates"},
     {"num_layers": 2, "semisaturation": 0.6},
 ]
@@ -127,7 +127,7 @@ def test_backward_twice_over_one_graph():
 @pytest.mark.parametrize("span", [1, 36, 1 << 25])
 def test_without_gradients_the_numbers_are_the_same(gains, span, monkeypatch):
     monkeypatch.setattr(forward, "_SPAN_ELEMENTS", span)
-    rnn = ORGaNICsRNN(2, 4, backend="cuda", input_gains=gains, device=DEVICE)
+    rnn = ORGaNICsRNN(2, 4, backend="cuda", input_gain=gains, device=DEVICE)
     x = torch.rand(8, 3, 2, device=DEVICE)
     expected, expected_last = rnn(x)
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_tiles_fit_into_shared_memory(units, shared, smallest, monkeypatch):
         ("spectral", "dynamic"),
         ("spectral", "fixed"),
     ):
-        rnn = ORGaNICsRNN(1, units, recurrence=recurrence, input_gains=gains)
+        rnn = ORGaNICsRNN(1, units, recurrence=recurrence, input_gain=gains)
         weights = fold(rnn.cells[0].parameters_of_step())
         for tile in (tiles.forward_tile(units), tiles.adjoint_tile(units)):
             constants = tile.arguments(weights, ACCURATE, DEVICE)
@@ -262,7 +262,7 @@ def program(kernel, units, precision=ACCURATE, missing=(), **options):
         1,
         units,
         recurrence="identity" if constants["IDENTITY"] else "unconstrained",
-        input_gains="dynamic" if constants["DYNAMIC"] else "fixed",
+        input_gain="dynamic" if constants["DYNAMIC"] else "fixed",
     )
     weights = fold(rnn.cells[0].parameters_of_step())
     tile_arguments = tile.arguments(weights, precision, torch.device("cpu"))

@@ -16,7 +16,7 @@ ROUNDING = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
 OPTIONS = [
     {},
     {"recurrence": "spectral", "rectified": False},
-    {"recurrence": "identity", "input_gains": "fixed"},
+    {"recurrence": "identity", "input_gain": "fixed"},
     {"num_layers": 2, "readout": "rates"},
     {"recurrence": "bounded"},
     {"learn_time_constants": False, "rectifier": "after_weights", "batch_first": True},

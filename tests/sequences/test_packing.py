@@ -15,7 +15,7 @@ FAST = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
 OPTIONS = [
     {},
     {"num_layers": 2, "recurrence": "spectral"},
-    {"readout": "rates", "input_gains": "fixed"},
+    {"readout": "rates", "input_gain": "fixed"},
     {"rectified": False, "num_layers": 3},
 ]
 

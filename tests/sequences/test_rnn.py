@@ -113,7 +113,7 @@ def test_autocast_computes_in_the_parameters_precision():
     torch.testing.assert_close(output, rnn(x)[0])
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "input_gains": "fixed"}])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "input_gain": "fixed"}])
 def test_empty_batch(backend, options):
     rnn = ORGaNICsRNN(3, 5, backend=backend, **options)
     x = torch.rand(2, 0, 3, requires_grad=True)

@@ -18,7 +18,7 @@ CHOICES = {
     "rectified": [True, False],
     "learn_time_constants": [True, False],
     "recurrence": ["unconstrained", "spectral", "identity", "bounded"],
-    "input_gains": ["dynamic", "fixed"],
+    "input_gain": ["dynamic", "fixed"],
     "rectifier": ["before_weights", "after_weights"],
     "semisaturation": [1.0, 0.6],
     "dtype": [torch.float32, torch.float64, torch.bfloat16],
@@ -120,6 +120,21 @@ def test_a_default_device_of_their_own(backend):
     torch.testing.assert_close(output, expected)
 
 
+def test_an_option_by_its_former_name():
+    """Weights saved before `input_gains` became `input_gain`."""
+    first, second = (ORGaNICsRNN(3, 5, input_gain="fixed") for _ in range(2))
+    state = first.state_dict()
+    entry = "cells.0._extra_state"
+    text = bytes(state[entry].tolist()).replace(b'"input_gain"', b'"input_gains"')
+    assert b'"input_gains"' in text
+    state[entry] = torch.tensor(list(text), dtype=torch.uint8)
+    second.load_state_dict(state)
+    x = torch.randn(4, 2, 3)
+    assert torch.equal(first(x)[0], second(x)[0])
+    with pytest.raises(ValueError, match="input_gain: saved with 'fixed', here 'dynamic'"):
+        ORGaNICsRNN(3, 5).load_state_dict(state)
+
+
 DIFFERENT = [
     ({"max_step_y": 0.3}, {}, r"cells\.0\.max_step_y: saved with 0\.3, here 0\.02"),
     ({"max_step_a": 0.3}, {}, r"cells\.0\.max_step_a: saved with 0\.3, here 0\.005"),
@@ -128,7 +143,7 @@ DIFFERENT = [
     ({}, {"rectifier": "after_weights"}, "rectifier: saved with 'before_weights', here 'after_w"),
     ({}, {"rectified": False}, "rectified: saved with True, here False"),
     ({}, {"recurrence": "spectral"}, "recurrence: saved with 'unconstrained', here 'spectral'"),
-    ({"input_gains": "fixed"}, {}, "input_gains: saved with 'fixed', here 'dynamic'"),
+    ({"input_gain": "fixed"}, {}, "input_gain: saved with 'fixed', here 'dynamic'"),
     ({"learn_time_constants": False}, {}, "learn_time_constants: saved with False, here True"),
     ({"num_layers": 2}, {}, "num_layers: saved with 2, here 1"),
     (

@@ -25,7 +25,7 @@ FAST = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
 OPTIONS = [
     {},
     {"recurrence": "spectral", "num_layers": 2},
-    {"recurrence": "identity", "input_gains": "fixed", "learn_time_constants": False},
+    {"recurrence": "identity", "input_gain": "fixed", "learn_time_constants": False},
     {"rectified": False, "readout": "rates"},
 ]
 

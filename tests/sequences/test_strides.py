@@ -18,7 +18,7 @@ OPTIONS = [
     {"rectified": False, "recurrence": "spectral"},
     {"rectifier": "after_weights", "readout": "rates"},
     {"recurrence": "identity", "learn_time_constants": False},
-    {"input_gains": "fixed", "num_layers": 2, "semisaturation": 0.6},
+    {"input_gain": "fixed", "num_layers": 2, "semisaturation": 0.6},
 ]
 
 

@@ -10,7 +10,7 @@ from recurrent.stability import step_jacobian
 
 pytestmark = pytest.mark.usefixtures("double")
 
-OPTIONS = [{}, {"rectified": False}, {"rectifier": "after_weights"}, {"input_gains": "fixed"}]
+OPTIONS = [{}, {"rectified": False}, {"rectifier": "after_weights"}, {"input_gain": "fixed"}]
 
 
 def settled(largest_step: float, drive: float) -> tuple[ORGaNICsCell, torch.Tensor, State]:
@@ -19,7 +19,7 @@ def settled(largest_step: float, drive: float) -> tuple[ORGaNICsCell, torch.Tens
         1,
         4,
         recurrence="identity",
-        input_gains="fixed",
+        input_gain="fixed",
         learn_time_constants=False,
         max_step_y=largest_step,
         max_step_a=largest_step,
@@ -37,7 +37,7 @@ def settled(largest_step: float, drive: float) -> tuple[ORGaNICsCell, torch.Tens
 def test_jacobian_of_the_step_is_its_derivative(options):
     cell = ORGaNICsCell(2, 3, max_step_y=0.5, max_step_a=0.5, max_step_b=0.5, **options)
     x, state = torch.rand(4, 2), State(*torch.rand(4, 4, 3))
-    moving = 2 if cell.input_gains == "fixed" else 4
+    moving = 2 if cell.input_gain == "fixed" else 4
     jacobian, continuous = step_jacobian(cell.model, cell.parameters_of_step(), x, state)
     assert jacobian.shape == (4, 3 * moving, 3 * moving)
     identity = torch.eye(3 * moving)
@@ -60,7 +60,7 @@ def shifted(state: State, parts: tuple[torch.Tensor, ...], width: float) -> Stat
 
 @pytest.mark.parametrize("rectified", [True, False])
 def test_jacobian_is_that_of_the_circuit(rectified):
-    cell = ORGaNICsCell(2, 3, input_gains="fixed", rectified=rectified)
+    cell = ORGaNICsCell(2, 3, input_gain="fixed", rectified=rectified)
     x, state = torch.rand(4, 2), State(*torch.rand(4, 4, 3))
     parameters = cell.parameters_of_step()
     step_y, step_a, *_ = steps(parameters)
@@ -108,7 +108,7 @@ def weights_of(cell: ORGaNICsCell) -> dict[str, torch.Tensor]:
 
 
 def test_an_unstable_circuit_is_not_blamed_on_the_step():
-    cell = ORGaNICsCell(1, 2, input_gains="fixed", rectified=False)
+    cell = ORGaNICsCell(1, 2, input_gain="fixed", rectified=False)
     with torch.no_grad():
         cell.recurrent_weight.copy_(5 * torch.eye(2))
     state = State(torch.zeros(2), torch.full((2,), 1e-4), torch.ones(2), torch.ones(2))
@@ -120,7 +120,7 @@ def test_an_unstable_circuit_is_not_blamed_on_the_step():
 
 
 def test_divergence_is_reported_and_costs_no_error():
-    cell = ORGaNICsCell(1, 2, input_gains="fixed", rectified=False, max_step_y=1.0, max_step_a=1.0)
+    cell = ORGaNICsCell(1, 2, input_gain="fixed", rectified=False, max_step_y=1.0, max_step_a=1.0)
     with torch.no_grad():
         cell.recurrent_weight.mul_(50.0)
     state = State(*torch.full((4, 2), 30.0))

@@ -141,7 +141,7 @@ def test_the_form_is_half_the_hessian_of_the_energy():
             continue
         first = Circuit(
             circuit.input_drive[0],
-            circuit.semisaturation[0],
+            circuit.inhibitory_drive[0],
             None,
             circuit.normalization_weight[0],
             circuit.tau_y[0],
@@ -223,12 +223,12 @@ def test_other_recurrent_weights_are_refused(function):
         function(Circuit(torch.ones(2), 1.0, 0.5 * eye, eye + 1))
 
 
-@pytest.mark.parametrize("name", ["tau_y", "tau_a", "semisaturation", "normalization_weight"])
+@pytest.mark.parametrize("name", ["tau_y", "tau_a", "inhibitory_drive", "normalization_weight"])
 def test_theorem_4_4_is_about_equal_neurons(name):
     ones = torch.ones(2)
     arguments = {
         "input_drive": ones,
-        "semisaturation": ones,
+        "inhibitory_drive": ones,
         "recurrent_weight": None,
         "normalization_weight": torch.ones(2, 2),
         "tau_y": ones,

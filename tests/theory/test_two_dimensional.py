@@ -33,7 +33,7 @@ def one_each(circuit, count=3):
 
     return Circuit(
         repeat(circuit.input_drive).expand(-1, count, -1),
-        *(repeat(t) for t in (circuit.semisaturation, circuit.recurrent_weight)),
+        *(repeat(t) for t in (circuit.inhibitory_drive, circuit.recurrent_weight)),
         repeat(circuit.normalization_weight),
         *(repeat(t) for t in (circuit.tau_y, circuit.tau_a)),
         circuit.exponent,
@@ -45,7 +45,7 @@ def parameters(circuit):
     """d, c, wr and w as vectors."""
     return (
         circuit.input_drive[:, 0],
-        circuit.semisaturation[:, 0],
+        circuit.inhibitory_drive[:, 0],
         circuit.recurrent_weight[:, 0, 0],
         circuit.normalization_weight[:, 0, 0],
     )

@@ -49,10 +49,10 @@ class TorchSearch:
         if not self._checked:
             check_values(problem)
         check_finite("input_drive", problem.input_drive)
-        check_finite("semisaturation", problem.semisaturation)
+        check_finite("inhibitory_drive", problem.inhibitory_drive)
         options = self.options
         solution = solve(
-            problem, options.solver, options.tol, options.max_iter, options.check_stability, start
+            problem, options.solver, options.tol, options.max_iter, options.verify_stability, start
         )
         return solution.with_plain_strides()
 

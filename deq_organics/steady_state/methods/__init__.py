@@ -32,7 +32,7 @@ def solve(
     solver: str,
     tol: float,
     max_iter: int,
-    check_stability: bool = True,
+    verify_stability: bool = True,
     start: tuple[Tensor, Tensor] | None = None,
 ) -> Solution:
     """Run the solver of that name on every circuit; only ``auto`` can check stability.
@@ -45,7 +45,7 @@ def solve(
     if start is not None:
         return solve_from(problem, start, tol, max_iter)
     if solver == "auto":
-        return solve_auto(problem, tol, max_iter, check_stability)
+        return solve_auto(problem, tol, max_iter, verify_stability)
     if solver == "algorithm1":
         return accept(problem, solve_algorithm1(problem, tol, max_iter), tol)
     return accept(problem, solve_torchdeq(problem, solver, tol, max_iter), tol)

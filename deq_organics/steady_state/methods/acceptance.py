@@ -30,7 +30,7 @@ def accept(
     """
     y, a = solution.y, solution.a
     finite = (torch.isfinite(y) & torch.isfinite(a)).all(-1, keepdim=True)
-    y, a = torch.where(finite, y, 0.0), torch.where(finite, a, problem.semisaturation)
+    y, a = torch.where(finite, y, 0.0), torch.where(finite, a, problem.inhibitory_drive)
     residual = problem.relative_residual(y, a)
     solved = finite.squeeze(-1) & (residual <= attainable(tol, y.dtype))
     refused = ~solved & (solution.status == Status.CONVERGED)
@@ -51,7 +51,7 @@ def natural_sizes(problem: Problem) -> tuple[Tensor, Tensor]:
     drive = problem.input_drive.abs().amax(-1)
     own = torch.where(pooling > 0, 1.0 / pooling, 0.0)
     pool = power(pooling * drive, problem.exponent)
-    return drive + own, 1.0 + problem.semisaturation.amax(-1) + pool
+    return drive + own, 1.0 + problem.inhibitory_drive.amax(-1) + pool
 
 
 def is_within_reach(problem: Problem, y: Tensor, a: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ def solve_algorithm1(problem: Problem, tol: float, max_iter: int) -> Solution:
     A circuit stops when its relative residual is at most ``tol``; the paper's iteration has no
     test of its own and no guarantee to get there.
     """
-    d, c, m = problem.input_drive, problem.semisaturation, problem.exponent
+    d, c, m = problem.input_drive, problem.inhibitory_drive, problem.exponent
     wr, w = problem.recurrent_matrix(), problem.normalization_weight
     identity = torch.eye(d.shape[-1], dtype=d.dtype, device=d.device)
     bound = torch.linalg.matrix_norm(wr, 2).unsqueeze(-1)

@@ -34,7 +34,7 @@ def solve_closed_form(problem: Problem) -> Solution:
     """The fixed point for ``Wr = I``, Eq. 4 or Eq. 89."""
     y, a = equations.identity_steady_state(
         problem.input_drive,
-        problem.semisaturation,
+        problem.inhibitory_drive,
         problem.normalization_weight,
         problem.exponent,
         problem.rectified,
@@ -44,7 +44,7 @@ def solve_closed_form(problem: Problem) -> Solution:
 
 
 def solve_auto(
-    problem: Problem, tol: float, max_iter: int, check_stability: bool = True
+    problem: Problem, tol: float, max_iter: int, verify_stability: bool = True
 ) -> Solution:
     """Find a stable steady state of every circuit that has one within reach.
 
@@ -56,7 +56,7 @@ def solve_auto(
         return accept(problem, solve_closed_form(problem), tol, Status.NOT_REPRESENTABLE)
     solution = accept(problem, solve_normalized(problem, tol, max_iter), tol)
     good = _solved(problem, solution)
-    if check_stability:
+    if verify_stability:
         good = is_stable(problem, solution.y, solution.a, good)
     left = ~good & (solution.status != Status.NOT_REPRESENTABLE)
     for index in _chunks(problem, left.nonzero().squeeze(-1)):

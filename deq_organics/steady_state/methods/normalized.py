@@ -102,7 +102,7 @@ def _evaluate(problem: Problem, v: Tensor, pool_unit: Tensor) -> _Point:
     m = problem.exponent
     active = equations.drive(v, problem.rectified)
     pool = equations.matvec(problem.normalization_weight, equations.power(active, m))
-    a = torch.addcmul(problem.semisaturation, pool, pool_unit)
+    a = torch.addcmul(problem.inhibitory_drive, pool, pool_unit)
     s = equations.root(a, m)
     y = v / s
     gain = 1.0 - s

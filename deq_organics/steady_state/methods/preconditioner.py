@@ -9,11 +9,11 @@ from ... import equations
 from ...norms import length
 from ...problem import Problem
 
-__all__ = ["TYPICAL_LENGTH", "TYPICAL_SEMISATURATION", "Preconditioner"]
+__all__ = ["TYPICAL_INHIBITORY_DRIVE", "TYPICAL_LENGTH", "Preconditioner"]
 
 # Of a drive ``b z`` with ``|z| = 1``, and of ``(b0 sigma)^2``, for gains around 1/2 to 1.
 TYPICAL_LENGTH = 0.7
-TYPICAL_SEMISATURATION = 0.25
+TYPICAL_INHIBITORY_DRIVE = 0.25
 # Within what a row of the inverse may differ from the reference by a factor.
 _SMALLEST_FACTOR, _LARGEST_FACTOR = 1 / 16, 1e4
 _LARGEST_INVERSE = 1e4
@@ -93,17 +93,17 @@ def _reference(problem: Problem, shared: bool) -> Tensor:
     n = problem.input_drive.shape[-1]
     if shared:
         drive = problem.input_drive.new_full((n,), TYPICAL_LENGTH / n**0.5)
-        semisaturation = (
-            problem.semisaturation[0]
-            if problem.semisaturation.shape[0] == 1
-            else drive.new_full((n,), TYPICAL_SEMISATURATION)
+        inhibitory_drive = (
+            problem.inhibitory_drive[0]
+            if problem.inhibitory_drive.shape[0] == 1
+            else drive.new_full((n,), TYPICAL_INHIBITORY_DRIVE)
         )
     else:
         spread = length(problem.input_drive).unsqueeze(-1) / n**0.5
         drive = spread.expand_as(problem.input_drive)
-        semisaturation = problem.semisaturation
+        inhibitory_drive = problem.inhibitory_drive
     pool = equations.matvec(problem.normalization_weight, equations.power(drive, problem.exponent))
-    return equations.root(semisaturation + pool, problem.exponent)
+    return equations.root(inhibitory_drive + pool, problem.exponent)
 
 
 def _inverse(wr: Tensor, gain: Tensor) -> Tensor:

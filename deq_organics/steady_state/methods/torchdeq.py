@@ -32,7 +32,7 @@ def solve_torchdeq(problem: Problem, name: str, tol: float, max_iter: int) -> So
     """
     closed = equations.identity_steady_state(
         problem.input_drive,
-        problem.semisaturation,
+        problem.inhibitory_drive,
         problem.normalization_weight,
         problem.exponent,
         problem.rectified,

@@ -22,7 +22,7 @@ from torch import Tensor
 from deq_organics.triton_support import kernel_refusal
 
 from ...dynamics import Model, State
-from ..base import Sequence
+from ..base import SequenceWork
 from ..by_hand import Forward, refuse_by_hand, run_by_hand
 from ..folding import Folded
 from .backward import Kept, run_backward
@@ -41,7 +41,7 @@ class CudaBackend:
 
     name = "cuda"
 
-    def refusal(self, sequence: Sequence) -> str | None:
+    def refusal(self, sequence: SequenceWork) -> str | None:
         if (refusal := kernel_refusal(sequence.x.device)) is not None:
             return refusal
         if sequence.x.dtype != torch.float32:
@@ -50,7 +50,7 @@ class CudaBackend:
             return f"a hidden size of {size}, only up to {LARGEST_HIDDEN_SIZE}"
         return refuse_by_hand(sequence) or sequence_failure(sequence)
 
-    def run(self, sequence: Sequence) -> tuple[Tensor, State]:
+    def run(self, sequence: SequenceWork) -> tuple[Tensor, State]:
         # Triton launches on the current device, which need not be that of the tensors.
         with torch.cuda.device_of(sequence.x):
             return run_by_hand(self, sequence)

@@ -8,7 +8,7 @@ from torch import Tensor
 from deq_organics.self_check import compare, failure, generator
 
 from ...dynamics import GainParameters, Model, Parameters, State
-from ..base import Sequence
+from ..base import SequenceWork
 from ..folding import Folded, fold
 from ..reference import ReferenceBackend
 from .backward import Kept, run_backward
@@ -36,7 +36,7 @@ class _Variant(NamedTuple):
     tiles: tuple[Tile, Tile]
 
 
-def sequence_failure(sequence: Sequence) -> str | None:
+def sequence_failure(sequence: SequenceWork) -> str | None:
     """Why the kernels cannot be trusted with such sequences; None if they can."""
     samples, neurons = sequence.state.y.shape
     identity = sequence.parameters.recurrent_weight is None
@@ -112,7 +112,7 @@ def _gradients(
     )
 
 
-def _draw(variant: _Variant, samples: int) -> Sequence:
+def _draw(variant: _Variant, samples: int) -> SequenceWork:
     """A random sequence in float64, with time constants of a few steps."""
     n, random = variant.neurons, generator()
 
@@ -135,4 +135,4 @@ def _draw(variant: _Variant, samples: int) -> Sequence:
         gain() if variant.dynamic else None,
     )
     state = State(uniform(samples, n, low=-1.0), *(uniform(samples, n) for _ in range(3)))
-    return Sequence(variant.model, parameters, uniform(_STEPS, samples, _INPUTS), state)
+    return SequenceWork(variant.model, parameters, uniform(_STEPS, samples, _INPUTS), state)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ...dynamics import Model, State
-from ..base import Sequence
+from ..base import SequenceWork
 from ..by_hand import Forward, refuse_by_hand, run_by_hand
 from ..folding import Folded
 from .backward import Kept, run_backward
@@ -39,13 +39,13 @@ class FusedBackend:
 
     name = "fused"
 
-    def refusal(self, sequence: Sequence) -> str | None:
+    def refusal(self, sequence: SequenceWork) -> str | None:
         dtype = sequence.x.dtype
         if dtype not in (torch.float32, torch.float64):
             return f"{dtype}, only float32 and float64"
         return refuse_by_hand(sequence)
 
-    def run(self, sequence: Sequence) -> tuple[Tensor, State]:
+    def run(self, sequence: SequenceWork) -> tuple[Tensor, State]:
         return run_by_hand(self, sequence)
 
     def forward(

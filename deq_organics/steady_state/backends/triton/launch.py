@@ -9,7 +9,7 @@ from torch import Tensor
 from .... import equations
 from ....problem import Problem
 from ....stability.spectrum import is_stable
-from ...methods.preconditioner import TYPICAL_LENGTH, TYPICAL_SEMISATURATION, Preconditioner
+from ...methods.preconditioner import TYPICAL_INHIBITORY_DRIVE, TYPICAL_LENGTH, Preconditioner
 from ...status import Solution
 from ..base import Adjoint
 
@@ -40,7 +40,7 @@ def prepare(problem: Problem) -> Shared:
     """For circuits with recurrent weights that share their weights."""
     assert problem.recurrent_weight is not None
     wr, w = problem.recurrent_weight.contiguous(), problem.normalization_weight.contiguous()
-    n, c, options = wr.shape[-1], problem.semisaturation, _options(wr.shape[-1])
+    n, c, options = wr.shape[-1], problem.inhibitory_drive, _options(wr.shape[-1])
     if n > _LARGEST_INVERTED:
         preconditioner = Preconditioner(problem)
         matrices = wr.new_zeros(3, options["N"], options["N"])
@@ -52,7 +52,7 @@ def prepare(problem: Problem) -> Shared:
             preconditioner.reference,
         )
     if c.shape[0] > 1:
-        c = c.new_full((n,), TYPICAL_SEMISATURATION)
+        c = c.new_full((n,), TYPICAL_INHIBITORY_DRIVE)
     matrices = wr.new_empty(3, options["N"], options["N"])
     diagonal, reference = wr.new_empty(n), wr.new_empty(n)
     shared = Shared(matrices, torch.empty_like(matrices), diagonal, reference)
@@ -76,14 +76,14 @@ def solve(
     tol: float,
     accepted: float,
     max_iter: int,
-    check_stability: bool,
+    verify_stability: bool,
 ) -> tuple[Solution, Tensor]:
     """The fast iteration's solution and which circuits ``(B,)`` need no second look.
 
     Those are solved to ``tol`` and, by :meth:`Problem.relative_residual`, to ``accepted``; their
-    arguments are valid and, if ``check_stability``, their fixed points proved stable.
+    arguments are valid and, if ``verify_stability``, their fixed points proved stable.
     """
-    vectors = (problem.input_drive, problem.semisaturation, problem.tau_y, problem.tau_a)
+    vectors = (problem.input_drive, problem.inhibitory_drive, problem.tau_y, problem.tau_a)
     d, c, tau_y, tau_a = (vector.contiguous() for vector in vectors)
     size, n = d.shape
     y, a = torch.empty_like(d), torch.empty_like(d)
@@ -116,7 +116,7 @@ def solve(
             RECTIFIED=problem.rectified,
             **_options(n),
         )
-    if check_stability:
+    if verify_stability:
         settled = is_stable(problem, y, a, settled)
     return Solution.unfollowed(y, a, residual, iterations, status), settled
 

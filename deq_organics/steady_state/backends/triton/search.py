@@ -55,7 +55,7 @@ class TritonSearch:
             options.tol,
             attainable(options.tol, problem.input_drive.dtype),
             options.max_iter,
-            options.check_stability,
+            options.verify_stability,
         )
         # The host waits for the device here.
         left = (~settled.cpu()).nonzero().squeeze(-1)

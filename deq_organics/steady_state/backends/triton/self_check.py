@@ -102,7 +102,7 @@ def _exact_state(problem: Problem) -> tuple[Tensor, Tensor]:
     problem = problem.to(torch.float64)
     start = equations.identity_steady_state(
         problem.input_drive,
-        problem.semisaturation,
+        problem.inhibitory_drive,
         problem.normalization_weight,
         problem.exponent,
         problem.rectified,

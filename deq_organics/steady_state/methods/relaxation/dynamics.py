@@ -50,7 +50,7 @@ _PATIENCE = 20
 def rest(problem: Problem) -> tuple[Tensor, Tensor]:
     """``y = 0, a = c``, where every circuit rests without input; both ``(B, n)``."""
     y = torch.zeros_like(problem.input_drive)
-    return y, problem.semisaturation.expand_as(y).clone()
+    return y, problem.inhibitory_drive.expand_as(y).clone()
 
 
 def follow(
