@@ -201,7 +201,7 @@ def draw_cell(recurrence: str, generator: torch.Generator, dtype: torch.dtype) -
 
 def search(
     recurrence: str, cells: int, *, batch: int, steps: int, long: int, few: int, seed: int
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Attack so many cells; the counts and the largest parts of the bound that were reached."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
