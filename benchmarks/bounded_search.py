@@ -16,6 +16,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,13 +83,13 @@ class Victims:
         """The parameters by the cell's own constraints, a leading dimension per cell."""
         value = {name: constrain(self.cell, name, free) for name, free in self.raw.items()}
         gain, baseline = (
-            GainParameters(*(value[f"{gain}_weight_{part}"] for part in "xya"), value[step])
+            GainParameters(*[*(value[f"{gain}_weight_{part}"] for part in "xya"), value[step]])
             for gain, step in (("gain", "step_b"), ("baseline_gain", "step_b0"))
         )
         sigma = self.cell.semisaturation
-        return Parameters(
-            *(value[w] for w in WEIGHTS), sigma, *(value[s] for s in STEPS[:2]), gain, baseline
-        )
+        weights, steps = (value[w] for w in WEIGHTS), (value[s] for s in STEPS[:2])
+        fields: tuple[Any, ...] = (*weights, sigma, *steps, gain, baseline)
+        return Parameters(*fields)
 
     def inputs(self) -> Tensor:
         """One period, `(window, cells, input_size)`, within the bound."""
@@ -177,7 +178,8 @@ def first_cells(parameters: Parameters, count: int) -> Parameters:
     )
     *weights, sigma, step_y, step_a = parameters[:6]
     cut = (tensor[:count] for tensor in weights if tensor is not None)
-    return Parameters(*cut, sigma, step_y[:count], step_a[:count], gain, baseline)
+    fields: tuple[Any, ...] = (*cut, sigma, step_y[:count], step_a[:count], gain, baseline)
+    return Parameters(*fields)
 
 
 def draw_cell(recurrence: str, generator: torch.Generator, dtype: torch.dtype) -> ORGaNICsCell:
@@ -199,7 +201,7 @@ def draw_cell(recurrence: str, generator: torch.Generator, dtype: torch.dtype) -
 
 def search(
     recurrence: str, cells: int, *, batch: int, steps: int, long: int, few: int, seed: int
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Attack so many cells; the counts and the largest parts of the bound that were reached."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)

@@ -12,6 +12,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -75,6 +76,7 @@ def count_diverged(rectified: bool, largest: float, step_size: float, options: O
         for _ in range(options.cells)
     ]
     parameters = with_steps(stack([cell.parameters_of_step() for cell in cells]), step_size)
+    assert parameters.recurrent_weight is not None
     parameters = parameters._replace(recurrent_weight=largest * parameters.recurrent_weight)
     states = zip(*(cell.draw_state() for cell in cells), strict=True)
     state = State(*(torch.stack(part) for part in states))
@@ -100,7 +102,7 @@ def inside(part: Tensor) -> Tensor:
 
 def stack(parameters: list[Parameters]) -> Parameters:
     """The parameters of many cells with a leading dimension per cell."""
-    fields = []
+    fields: list[Any] = []
     for values in zip(*parameters, strict=True):
         if isinstance(values[0], GainParameters):
             parts = (torch.stack(part) for part in zip(*values, strict=True))

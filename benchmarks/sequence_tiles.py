@@ -66,14 +66,14 @@ def candidates(padded: int) -> list[Tile]:
 def using(tile: Tile, dot: str) -> Iterator[None]:
     """Both kernels with that tile and those products."""
     precision = Precision(torch.float32, dot)
-    before = (FORWARD_TILES[tile.padded], ADJOINT_TILES[tile.padded], forward.chosen_precision)
+    before = (FORWARD_TILES[tile.padded], ADJOINT_TILES[tile.padded], forward.chosen_precision)  # type: ignore[attr-defined]
     FORWARD_TILES[tile.padded] = ADJOINT_TILES[tile.padded] = tile
-    forward.chosen_precision = backward.chosen_precision = lambda: precision
+    forward.chosen_precision = backward.chosen_precision = lambda: precision  # type: ignore[attr-defined]
     try:
         yield
     finally:
         FORWARD_TILES[tile.padded], ADJOINT_TILES[tile.padded] = before[:2]
-        forward.chosen_precision = backward.chosen_precision = before[2]
+        forward.chosen_precision = backward.chosen_precision = before[2]  # type: ignore[attr-defined]
 
 
 def main(options: Options) -> int:

@@ -120,7 +120,7 @@ def compare(field: Field, rates: Rates | None, options: Options, report: Report)
             if OURS in times:
                 figure["ratio"] = timed.median_total / times[OURS].median_total
         figures.append(figure)
-    result = {"weights": label, "contestants": figures, "unreached": unreached}
+    result: dict[str, Any] = {"weights": label, "contestants": figures, "unreached": unreached}
     report.record.setdefault("results", []).append(result)
     report.add()
     print(f"\n{label}: n = {options.hidden_size}, batch {options.batch}, {options.rounds} rounds")

@@ -18,7 +18,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -139,8 +139,11 @@ def examine(draw: Draw, batch: int, generator: torch.Generator, solve: bool) -> 
     return tally
 
 
+Part = TypeVar("Part", Tensor, Tensor | None)
+
+
 def _select(circuit: Circuit, rows: Tensor) -> Circuit:
-    def pick(part: Tensor | None, core: int) -> Tensor | None:
+    def pick(part: Part, core: int) -> Part:
         return part if part is None or part.ndim == core else part[rows]
 
     return Circuit(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -128,7 +128,7 @@ def _train(options: Options, preset: Preset, data: MNIST, accelerator: Accelerat
 def _choose_recipe(architecture: Architecture, preset: Preset, images: int) -> SequenceRecipe:
     if architecture.model != "organics":
         recipe = baseline_recipe(architecture.model, permuted=architecture.permuted)
-        quick = {"epochs": QUICK_BASELINE_EPOCHS} if preset == "quick" else {}
+        quick: dict[str, Any] = {"epochs": QUICK_BASELINE_EPOCHS} if preset == "quick" else {}
         return dataclasses.replace(recipe, **quick)
     if preset == "paper":
         return PAPER_RECIPE

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,6 +15,11 @@ from _circuits import DOUBLE, random_parameters
 from torch import Tensor
 
 from deq_organics import Circuit
+
+if TYPE_CHECKING:
+    # mypy checks what it imports; pytest finds these by itself.
+    import tests.examples.conftest
+    import tests.sequences.conftest  # noqa: F401
 
 
 def pytest_configure() -> None:

@@ -1,9 +1,12 @@
 """What a careless caller gives, and the error that names the argument and what came."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deq_organics import Circuit, ORGaNICsDEQ, check_stability, m_matrix_certificate, simulate
 from deq_organics.parametrizations import Nonnegative, Positive, SingularValueBound, UnitInterval
@@ -12,7 +15,7 @@ NAN, INF = float("nan"), float("inf")
 D, C, WR, W = torch.full((4, 3), 0.2), torch.full((3,), 0.5), 0.5 * torch.eye(3), torch.ones(3, 3)
 
 
-def circuit(**changes):
+def circuit(**changes: Any) -> Circuit:
     arguments = {
         "input_drive": D,
         "inhibitory_drive": C,
@@ -22,7 +25,7 @@ def circuit(**changes):
     return Circuit(**{**arguments, **changes})
 
 
-def with_value(tensor, value):
+def with_value(tensor: Tensor, value: float) -> Tensor:
     tensor = tensor.clone()
     tensor.view(-1)[0] = value
     return tensor
@@ -80,7 +83,7 @@ CIRCUITS = [
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), CIRCUITS, ids=[c[2] for c in CIRCUITS])
-def test_circuit(changes, error, message):
+def test_circuit(changes: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         circuit(**changes)
 
@@ -104,17 +107,17 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("options", "error", "message"), OPTIONS, ids=[o[2] for o in OPTIONS])
-def test_options_of_a_solve(options, error, message):
+def test_options_of_a_solve(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         circuit().steady_state(**options)
 
 
 @pytest.mark.parametrize("name", ["tolerance", "maxiter"])
-def test_unknown_options_are_not_ignored(name):
+def test_unknown_options_are_not_ignored(name: str) -> None:
     with pytest.raises(TypeError, match=name):
-        circuit().steady_state(**{name: 1})
+        circuit().steady_state(**{name: 1})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=name):
-        ORGaNICsDEQ(4, 3, **{name: 1})
+        ORGaNICsDEQ(4, 3, **{name: 1})  # type: ignore[arg-type]
 
 
 STATES = [
@@ -130,13 +133,13 @@ STATES = [
 
 @pytest.mark.parametrize(("state", "error", "message"), STATES, ids=[s[2] for s in STATES])
 @pytest.mark.parametrize("method", ["vector_field", "jacobian", "firing_rates"])
-def test_state(method, state, error, message):
+def test_state(method: str, state: tuple[Any, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         getattr(circuit(), method)(*state)
 
 
 @pytest.mark.parametrize("function", [Circuit.closed_form, m_matrix_certificate])
-def test_closed_form_with_recurrent_weights(function):
+def test_closed_form_with_recurrent_weights(function: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match=r"recurrent_weight: got a matrix, expected None"):
         function(circuit())
 
@@ -173,7 +176,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), LAYERS, ids=[c[2] for c in LAYERS])
-def test_layer(changes, error, message):
+def test_layer(changes: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ORGaNICsDEQ(**{"input_size": 4, "hidden_size": 3, **changes})
 
@@ -191,7 +194,7 @@ INPUTS = [
 
 
 @pytest.mark.parametrize(("x", "error", "message"), INPUTS, ids=[i[2] for i in INPUTS])
-def test_input_of_a_layer(x, error, message):
+def test_input_of_a_layer(x: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ORGaNICsDEQ(4, 3)(x)
 
@@ -208,7 +211,7 @@ ASSIGNED = [
 
 
 @pytest.mark.parametrize(("name", "value", "message"), ASSIGNED)
-def test_assigned_weights(name, value, message):
+def test_assigned_weights(name: str, value: Tensor, message: str) -> None:
     layer = ORGaNICsDEQ(4, 3, learn_semisaturation=True)
     before = getattr(layer, name).detach().clone()
     with pytest.raises(ValueError, match=message):
@@ -217,18 +220,18 @@ def test_assigned_weights(name, value, message):
 
 
 @pytest.mark.parametrize("constraint", [Positive(), Nonnegative(), UnitInterval()])
-def test_assigned_integers(constraint):
+def test_assigned_integers(constraint: Any) -> None:
     with pytest.raises(TypeError, match=r"value: got dtype torch\.int64"):
         constraint.right_inverse(torch.ones(3).long())
 
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, NAN])
-def test_bound(bound):
+def test_bound(bound: float) -> None:
     with pytest.raises(ValueError, match=r"bound: got"):
         SingularValueBound(bound)
 
 
-def test_weights_ruined_by_training_are_named():
+def test_weights_ruined_by_training_are_named() -> None:
     layer = ORGaNICsDEQ(4, 3, "unconstrained")
     with torch.no_grad():
         layer.recurrent_weight.fill_(NAN)
@@ -239,7 +242,9 @@ def test_weights_ruined_by_training_are_named():
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("recurrence", ["identity", "spectral", "unconstrained"])
 @pytest.mark.parametrize("gain", ["attention", "tied"])
-def test_every_parameter_that_is_not_finite_is_named(recurrence, gain, value):
+def test_every_parameter_that_is_not_finite_is_named(
+    recurrence: str, gain: str, value: float
+) -> None:
     """By its own name, not by that of what is computed from it."""
     layer = ORGaNICsDEQ(4, 3, recurrence, gain, learn_semisaturation=True)
     parameters = dict(layer.named_parameters())
@@ -256,13 +261,13 @@ def test_every_parameter_that_is_not_finite_is_named(recurrence, gain, value):
     assert torch.isfinite(layer(torch.ones(2, 4))).all()
 
 
-def test_too_small_a_tol_for_the_layers_precision():
+def test_too_small_a_tol_for_the_layers_precision() -> None:
     with pytest.raises(ValueError, match=r"tol: got 1e-09.*torch\.float32"):
         ORGaNICsDEQ(4, 3, tol=1e-9)(torch.ones(4))
 
 
 CHECKS = [
-    (lambda: check_stability(nn.Linear(2, 2)), TypeError, r"target: got Linear"),
+    (lambda: check_stability(nn.Linear(2, 2)), TypeError, r"target: got Linear"),  # type: ignore[arg-type]
     (lambda: check_stability(None), TypeError, r"target: got NoneType"),
     (lambda: check_stability(circuit(), D), TypeError, r"state: got Tensor, expected a Steady"),
     (lambda: check_stability(ORGaNICsDEQ(4, 3)), TypeError, r"state: got NoneType"),
@@ -281,8 +286,8 @@ CHECKS = [
         ValueError,
         r"state: got shape \(3,\), expected \(4, 3\)",
     ),
-    (lambda: check_stability(circuit(), (D,)), TypeError, r"state: got tuple, expected a Steady"),
-    (lambda: check_stability(circuit(), (D, 1.0)), TypeError, r"state, a: got float"),
+    (lambda: check_stability(circuit(), (D,)), TypeError, r"state: got tuple, expected a Steady"),  # type: ignore[arg-type]
+    (lambda: check_stability(circuit(), (D, 1.0)), TypeError, r"state, a: got float"),  # type: ignore[arg-type]
     (
         lambda: check_stability(circuit(), (D, torch.ones(5, 4, 3))),
         ValueError,
@@ -297,7 +302,7 @@ CHECKS = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), CHECKS, ids=[c[2] for c in CHECKS])
-def test_checker(call, error, message):
+def test_checker(call: Callable[..., Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
 
@@ -321,6 +326,6 @@ SIMULATIONS = [
 @pytest.mark.parametrize(
     ("options", "error", "message"), SIMULATIONS, ids=[s[2] for s in SIMULATIONS]
 )
-def test_simulation(options, error, message):
+def test_simulation(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         simulate(circuit(), **options)

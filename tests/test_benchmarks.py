@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,14 +12,14 @@ import torch
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def run(script: str, out: Path, *arguments: str) -> dict:
+def run(script: str, out: Path, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, str(BENCHMARKS / script), "--out", str(out), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(out.read_text())
 
 
-def test_every_random_circuit_is_solved_or_has_no_steady_state(tmp_path):
+def test_every_random_circuit_is_solved_or_has_no_steady_state(tmp_path: Path) -> None:
     record = run(
         "steady_states.py", tmp_path / "out.json", "--sizes", "1", "10", "--circuits", "300"
     )
@@ -29,7 +30,7 @@ def test_every_random_circuit_is_solved_or_has_no_steady_state(tmp_path):
     assert sum(record["results"][0]["fates"].values()) > 0
 
 
-def test_checker_agrees_with_numpy(tmp_path):
+def test_checker_agrees_with_numpy(tmp_path: Path) -> None:
     record = run(
         "stability_checker.py",
         tmp_path / "out.json",
@@ -40,7 +41,7 @@ def test_checker_agrees_with_numpy(tmp_path):
     assert record["deviation_of_eigenvalue"] < 1e-6
 
 
-def test_layer_is_raced_at_equal_accuracy(tmp_path):
+def test_layer_is_raced_at_equal_accuracy(tmp_path: Path) -> None:
     record = run(
         "static_layer.py",
         tmp_path / "out.json",
@@ -64,7 +65,7 @@ def test_layer_is_raced_at_equal_accuracy(tmp_path):
         ("static_layer.py", "--hidden-size 6 --batch 8 --rounds 2 --no-normalized"),
     ],
 )
-def test_on_cuda(script, sizes, tmp_path):
+def test_on_cuda(script: str, sizes: str, tmp_path: Path) -> None:
     record = run(script, tmp_path / "out.json", "--device", "cuda", *sizes.split())
     assert record["failures"] == {}
     assert record["machine"]["gpu"] == torch.cuda.get_device_name()

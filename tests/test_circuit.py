@@ -3,17 +3,25 @@
 import copy
 import dataclasses
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from _circuits import DOUBLE, POOL, vector
+from torch import Tensor
 
 from deq_organics import Circuit
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 3)])
 @pytest.mark.parametrize("recurrence", ["identity", "shared", "per-circuit"])
-def test_leading_dimensions(circuit, any_state, batch, recurrence):
+def test_leading_dimensions(
+    circuit: Callable[..., Circuit],
+    any_state: Callable[..., tuple[Tensor, Tensor]],
+    batch: tuple[int, ...],
+    recurrence: str,
+) -> None:
     value = circuit(batch, 4, recurrence=recurrence)
     assert value.batch_shape == batch
     assert value.n == 4
@@ -42,7 +50,9 @@ def test_leading_dimensions(circuit, any_state, batch, recurrence):
         ("normalization_weight", (5, 1, 3, 3)),
     ],
 )
-def test_each_tensor_broadcasts(parameters, name, shape):
+def test_each_tensor_broadcasts(
+    parameters: Callable[..., dict[str, Any]], name: str, shape: tuple[int, ...]
+) -> None:
     """One circuit of the broadcast batch answers as it does alone."""
     generator = torch.Generator().manual_seed(3)
     value = 0.3 + 0.1 * torch.rand(shape, generator=generator, dtype=DOUBLE)
@@ -61,7 +71,9 @@ def test_each_tensor_broadcasts(parameters, name, shape):
     torch.testing.assert_close(state.a.reshape(-1, 3)[-1], alone.a)
 
 
-def test_broadcast_weights_have_gradients_of_their_own_shape(parameters):
+def test_broadcast_weights_have_gradients_of_their_own_shape(
+    parameters: Callable[..., dict[str, Any]],
+) -> None:
     arguments = parameters((4,), 3)
     leaves = {
         "inhibitory_drive": torch.full((1, 3), 0.4, dtype=DOUBLE, requires_grad=True),
@@ -77,13 +89,15 @@ def test_broadcast_weights_have_gradients_of_their_own_shape(parameters):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_becomes_single(parameters, dtype):
+def test_half_precision_becomes_single(
+    parameters: Callable[..., dict[str, Any]], dtype: torch.dtype
+) -> None:
     circuit = Circuit(**parameters(dtype=dtype))
     assert circuit.input_drive.dtype == circuit.recurrent_weight.dtype == torch.float32
     assert circuit.steady_state().y.dtype == torch.float32
 
 
-def test_precision_is_kept(circuit):
+def test_precision_is_kept(circuit: Callable[..., Circuit]) -> None:
     for dtype in (torch.float32, torch.float64):
         state = circuit(dtype=dtype).steady_state()
         assert state.y.dtype == state.a.dtype == state.residual.dtype == dtype
@@ -91,13 +105,13 @@ def test_precision_is_kept(circuit):
         assert state.status.dtype == state.iterations.dtype == torch.int64
 
 
-def test_it_is_immutable(circuit):
+def test_it_is_immutable(circuit: Callable[..., Circuit]) -> None:
     value = circuit()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        value.exponent = 3.0
+        value.exponent = 3.0  # type: ignore[misc]
 
 
-def test_copies_and_replacement(circuit):
+def test_copies_and_replacement(circuit: Callable[..., Circuit]) -> None:
     value = circuit()
     expected = value.steady_state()
     for other in (copy.deepcopy(value), pickle.loads(pickle.dumps(value))):
@@ -106,14 +120,14 @@ def test_copies_and_replacement(circuit):
     assert dataclasses.replace(value, recurrent_weight=None).closed_form()[0].shape == (4, 3)
 
 
-def test_closed_form_has_the_broadcast_shape(parameters):
+def test_closed_form_has_the_broadcast_shape(parameters: Callable[..., dict[str, Any]]) -> None:
     arguments = parameters((4,), 3, recurrence="identity")
     w = arguments.pop("normalization_weight").expand(2, 1, 3, 3)
     y, a = Circuit(**arguments, normalization_weight=w).closed_form()
     assert y.shape == a.shape == (2, 4, 3)
 
 
-def test_noncontiguous_tensors(parameters):
+def test_noncontiguous_tensors(parameters: Callable[..., dict[str, Any]]) -> None:
     arguments = parameters((4,), 3)
     strange = {
         "input_drive": arguments["input_drive"].T.contiguous().T,
@@ -123,7 +137,7 @@ def test_noncontiguous_tensors(parameters):
     torch.testing.assert_close(found.steady_state().y, expected.steady_state().y)
 
 
-def test_arguments_are_not_changed(parameters):
+def test_arguments_are_not_changed(parameters: Callable[..., dict[str, Any]]) -> None:
     arguments = parameters((4,), 3)
     before = {k: v.clone() for k, v in arguments.items() if isinstance(v, torch.Tensor)}
     Circuit(**arguments).steady_state()
@@ -131,7 +145,7 @@ def test_arguments_are_not_changed(parameters):
 
 
 class TestFromGains:
-    def test_is_the_circuit_of_the_papers_quantities(self):
+    def test_is_the_circuit_of_the_papers_quantities(self) -> None:
         z, b, b0 = (
             vector([0.3, -0.4], [0.1, 0.8]),
             vector([0.5, 0.25], [1.0, 2.0]),
@@ -145,7 +159,7 @@ class TestFromGains:
             assert (circuit.tau_a == 3.0).all()
             assert (circuit.exponent, circuit.rectified) == (m, True)
 
-    def test_sigma_is_fitted_itself(self):
+    def test_sigma_is_fitted_itself(self) -> None:
         """A single neuron answers half of its largest response to an input of size sigma."""
         sigma = torch.tensor(0.3, dtype=DOUBLE, requires_grad=True)
         one = torch.ones(1, 1, dtype=DOUBLE)
@@ -167,8 +181,10 @@ class TestFromGains:
             ({"exponent": "2"}, TypeError, "exponent: got '2'"),
         ],
     )
-    def test_bad_arguments(self, changes, error, message):
-        given = {"z": vector(0.3, 0.1), "input_gain": 1.0, "baseline_gain": 0.5}
+    def test_bad_arguments(
+        self, changes: dict[str, Any], error: type[Exception], message: str
+    ) -> None:
+        given: dict[str, Any] = {"z": vector(0.3, 0.1), "input_gain": 1.0, "baseline_gain": 0.5}
         given |= {"semisaturation": 0.1, "recurrent_weight": None, "normalization_weight": POOL}
         with pytest.raises(error, match=message):
             Circuit.from_gains(**{**given, **changes})

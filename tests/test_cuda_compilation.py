@@ -81,7 +81,7 @@ def programs(padded: int, rectified: bool) -> list[Program]:
 
 
 @pytest.mark.parametrize("padded", [64, 128, 256])
-def test_solves_keep_their_matrices_in_registers(padded):
+def test_solves_keep_their_matrices_in_registers(padded: int) -> None:
     compiled = programs(padded, rectified=padded != 64)
     for resources in compile_for_gpu(compiled):
         # Matrices would take 16 KiB and more.
@@ -90,7 +90,7 @@ def test_solves_keep_their_matrices_in_registers(padded):
         assert not resources.tensor_cores
 
 
-def test_preparation_of_the_largest_size():
+def test_preparation_of_the_largest_size() -> None:
     prepare = Program(
         KERNELS_OF,
         "prepare_kernel",

@@ -1,9 +1,11 @@
 """The layer's own kernels, its bound and its gated drive, against float64."""
 
+from typing import Any
+
 import pytest
 import torch
 from _kernels import DEVICE, KERNELS, pass_self_checks
-from torch import nn
+from torch import Tensor, nn
 
 from deq_organics import ORGaNICsDEQ, singular_value
 from deq_organics import gated_drive as drive
@@ -15,23 +17,23 @@ pytestmark = KERNELS
 
 
 @pytest.fixture(autouse=True)
-def _kernels_run_here(monkeypatch):
+def _kernels_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     if DEVICE.type == "cpu":
         for module in (search, drive, singular_value):
             monkeypatch.setattr(module, "kernel_refusal", lambda device: None)
         pass_self_checks(monkeypatch)
 
 
-def gaussian(*shape, seed=0):
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
-def relative(found, expected):
+def relative(found: Tensor, expected: Tensor) -> float:
     found, expected = found.detach().double(), expected.detach().double()
     return float((found - expected).norm() / expected.norm().clamp_min(1e-12))
 
 
-def clustered(n, gap):
+def clustered(n: int, gap: float) -> Tensor:
     """A matrix whose largest singular values are 2, 2 - gap, 2 - 2 gap."""
     left, right = torch.linalg.qr(gaussian(2, n, n))[0]
     values = torch.linspace(1.0, 0.0, n, device=DEVICE)
@@ -53,7 +55,7 @@ class TestBound:
             10 * torch.tensor([[1.0, -1.0], [0.0, 0.0]], device=DEVICE),
         ],
     )
-    def test_value_and_gradient(self, weight, bound):
+    def test_value_and_gradient(self, weight: Tensor, bound: float) -> None:
         constraint, direction = SingularValueBound(bound), gaussian(*weight.shape, seed=1)
         single = weight.clone().requires_grad_()
         double = weight.double().requires_grad_()
@@ -68,21 +70,21 @@ class TestBound:
     @pytest.mark.parametrize(
         "weight", [torch.zeros(4, 4), torch.eye(7), 0.2 * gaussian(6, 6).cpu()]
     )
-    def test_what_is_within_the_bound_is_left_as_it_is(self, weight):
+    def test_what_is_within_the_bound_is_left_as_it_is(self, weight: Tensor) -> None:
         weight = weight.to(DEVICE).requires_grad_()
         bounded = SingularValueBound(1.5)(weight)
         assert torch.equal(bounded, weight)
         (grad,) = torch.autograd.grad(bounded.sum(), weight)
         assert (grad == 1).all()
 
-    def test_singular_values_that_coincide(self):
+    def test_singular_values_that_coincide(self) -> None:
         weight = (1.3 * torch.linalg.qr(gaussian(20, 20))[0]).requires_grad_()
         bounded = SingularValueBound(1.0)(weight)
         torch.testing.assert_close(bounded, weight / 1.3, rtol=1e-5, atol=1e-6)
         bounded.sum().backward()
         assert torch.isfinite(weight.grad).all()
 
-    def test_second_derivatives(self):
+    def test_second_derivatives(self) -> None:
         weight, direction = gaussian(4, 4), gaussian(4, 4, seed=1)
         results = []
         for leaf in (weight.clone().requires_grad_(), weight.double().requires_grad_()):
@@ -93,7 +95,7 @@ class TestBound:
             results.append(torch.autograd.grad(first.square().sum(), leaf)[0])
         assert relative(*results) < 1e-4
 
-    def test_what_it_cannot_take(self):
+    def test_what_it_cannot_take(self) -> None:
         assert singular_value.refusal(gaussian(3, 3)) is None
         for weight in (gaussian(129, 129), gaussian(2, 3, 3), gaussian(3, 3).double()):
             assert singular_value.refusal(weight) is not None
@@ -102,7 +104,7 @@ class TestBound:
 class TestGatedDrive:
     @pytest.mark.parametrize("shape", [(1,), (3, 5), (2, 3, 40)])
     @pytest.mark.parametrize("scale", [1.0, 1e-25, 1e25])
-    def test_value_and_gradient(self, shape, scale):
+    def test_value_and_gradient(self, shape: tuple[int, ...], scale: float) -> None:
         results = []
         direction = gaussian(*shape, seed=2)
         for dtype in (torch.float32, torch.float64):
@@ -111,7 +113,7 @@ class TestGatedDrive:
                 gaussian(*shape, seed=1).to(dtype).requires_grad_(),
             ]
             if dtype == torch.float32:
-                gated = drive.gated_drive(*leaves, _gated_drive)
+                gated = drive.gated_drive(leaves[0], leaves[1], _gated_drive)
             else:
                 gated = _gated_drive(*leaves)
             grads = torch.autograd.grad((gated * direction.to(dtype)).sum(), leaves)
@@ -122,7 +124,7 @@ class TestGatedDrive:
         if shape[-1] > 1:
             assert relative(scale * by_drive.double(), scale * exact_by_drive) < 1e-5
 
-    def test_a_drive_of_zero(self):
+    def test_a_drive_of_zero(self) -> None:
         zero = torch.zeros(2, 4, device=DEVICE, requires_grad=True)
         logit = gaussian(2, 4)
         gated = drive.gated_drive(zero, logit, _gated_drive)
@@ -130,10 +132,10 @@ class TestGatedDrive:
         (grad,) = torch.autograd.grad(gated.sum(), zero)
         torch.testing.assert_close(grad, logit.sigmoid())
 
-    def test_second_derivatives(self):
+    def test_second_derivatives(self) -> None:
         results = []
         for dtype, function in (
-            (torch.float32, lambda *parts: drive.gated_drive(*parts, _gated_drive)),
+            (torch.float32, lambda d, g: drive.gated_drive(d, g, _gated_drive)),
             (torch.float64, _gated_drive),
         ):
             leaves = [gaussian(2, 4, seed=seed).to(dtype).requires_grad_() for seed in (0, 1)]
@@ -142,8 +144,8 @@ class TestGatedDrive:
             results.append(torch.autograd.grad(first.square().sum(), leaves[0])[0])
         assert relative(*results) < 1e-4
 
-    def test_the_layer_takes_it(self, monkeypatch):
-        calls = []
+    def test_the_layer_takes_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: Any = []
         whole = drive.gated_drive
         monkeypatch.setattr(
             "deq_organics.layer.gated_drive", lambda *parts: calls.append(1) or whole(*parts)
@@ -157,7 +159,7 @@ class TestGatedDrive:
         torch.testing.assert_close(found, exact)
 
 
-def test_a_transform_of_other_tensors_takes_no_kernel():
+def test_a_transform_of_other_tensors_takes_no_kernel() -> None:
     """The weight that the kernel bounds is not transformed itself."""
     layer = ORGaNICsDEQ(4, 3).to(DEVICE)
     with torch.no_grad():

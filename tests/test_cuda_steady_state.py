@@ -1,13 +1,16 @@
 """The CUDA backend of the steady state against torch and against float64."""
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from _circuits import random_parameters
 from _kernels import DEVICE, KERNELS, pass_self_checks
+from torch import Tensor
 
-from deq_organics import Circuit, ORGaNICsDEQ, Status, SteadyStateWarning
+from deq_organics import Circuit, ORGaNICsDEQ, Status, SteadyState, SteadyStateWarning
 from deq_organics.problem import Problem
 from deq_organics.stability.spectrum import is_stable
 from deq_organics.steady_state.backends.triton import search
@@ -23,25 +26,25 @@ LEAVES = ("input_drive", "inhibitory_drive", "recurrent_weight", "normalization_
 
 
 @pytest.fixture(autouse=True)
-def _kernels_run_here(monkeypatch):
+def _kernels_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under the interpreter the kernels take tensors on the CPU."""
     if DEVICE.type == "cpu":
         monkeypatch.setattr(search, "kernel_refusal", lambda device: None)
         pass_self_checks(monkeypatch)
 
 
-def arguments(batch, n, **options):
+def arguments(batch: int, n: int, **options: Any) -> dict[str, Any]:
     found = random_parameters((batch,), n, dtype=torch.float32, **options)
     return {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in found.items()}
 
 
-def close(found, expected, bound):
+def close(found: Tensor, expected: Tensor, bound: float) -> None:
     """Relative error of each row, by Euclidean norms."""
     error = (found.double() - expected.double()).norm(dim=-1)
     assert (error <= bound * expected.double().norm(dim=-1).clamp_min(1e-6)).all()
 
 
-def gradients(state, leaves, seed=0):
+def gradients(state: SteadyState, leaves: Sequence[Tensor], seed: int = 0) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     dtype, device = state.y.dtype, state.y.device
     weights = torch.randn(2, *state.y.shape, generator=generator, dtype=torch.float64)
@@ -53,7 +56,9 @@ def gradients(state, leaves, seed=0):
 @pytest.mark.parametrize(
     ("batch", "n", "shared"), [(1, 1, True), (7, 5, False), (9, 16, True), (3, 33, False)]
 )
-def test_states_and_gradients_against_float64(batch, n, shared, rectified):
+def test_states_and_gradients_against_float64(
+    batch: int, n: int, shared: bool, rectified: bool
+) -> None:
     given = arguments(batch, n, rectified=rectified, seed=n)
     given["recurrent_weight"] *= 0.9
     if not shared:
@@ -81,7 +86,7 @@ def test_states_and_gradients_against_float64(batch, n, shared, rectified):
         close(one.flatten(), other.flatten(), 1e-4)
 
 
-def test_as_many_iterations_as_torch():
+def test_as_many_iterations_as_torch() -> None:
     circuit = Circuit(**arguments(5, 16))
     found = circuit.steady_state(backend="cuda")
     expected = circuit.steady_state(backend="torch")
@@ -92,7 +97,7 @@ def test_as_many_iterations_as_torch():
 
 @pytest.mark.parametrize("recurrence", ["spectral", "unconstrained"])
 @pytest.mark.parametrize("input_gain", ["attention", "tied"])
-def test_the_layer(recurrence, input_gain):
+def test_the_layer(recurrence: str, input_gain: str) -> None:
     torch.manual_seed(0)
     layer = ORGaNICsDEQ(
         6, 12, recurrence, input_gain, learn_semisaturation=True, device=DEVICE, backend="cuda"
@@ -116,7 +121,7 @@ def test_the_layer(recurrence, input_gain):
 
 
 @pytest.mark.parametrize("shape", [(), (2, 1)])
-def test_leading_dimensions(shape):
+def test_leading_dimensions(shape: tuple[int, ...]) -> None:
     given = random_parameters(shape, 5, dtype=torch.float32)
     given = {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in given.items()}
     state = Circuit(**given).steady_state(backend="cuda")
@@ -126,7 +131,7 @@ def test_leading_dimensions(shape):
     torch.testing.assert_close(state.y, expected.y, rtol=1e-5, atol=1e-5)
 
 
-def test_identity_needs_no_iteration():
+def test_identity_needs_no_iteration() -> None:
     given = arguments(3, 9)
     given["recurrent_weight"] = torch.eye(9, device=DEVICE)
     state = Circuit(**given).steady_state(backend="cuda")
@@ -135,7 +140,7 @@ def test_identity_needs_no_iteration():
     torch.testing.assert_close(state.y, closed[0], rtol=1e-5, atol=1e-6)
 
 
-def test_zero_drive():
+def test_zero_drive() -> None:
     given = arguments(3, 9)
     given["input_drive"] = torch.zeros_like(given["input_drive"])
     state = Circuit(**given).steady_state(backend="cuda")
@@ -143,7 +148,7 @@ def test_zero_drive():
     torch.testing.assert_close(state.a, given["inhibitory_drive"].expand(3, 9))
 
 
-def test_samples_do_not_depend_on_their_neighbours():
+def test_samples_do_not_depend_on_their_neighbours() -> None:
     given = arguments(6, 9)
     alone = {**given, "input_drive": given["input_drive"][2:3]}
     together = Circuit(**given).steady_state(backend="cuda")
@@ -156,7 +161,7 @@ def test_samples_do_not_depend_on_their_neighbours():
 
 
 class TestWhatTheKernelsLeaveOpen:
-    def test_circuits_without_a_steady_state(self):
+    def test_circuits_without_a_steady_state(self) -> None:
         """The counterexample beside circuits that settle."""
         one = torch.ones(1, 1, device=DEVICE)
         drive = torch.tensor([[0.1], [1.0], [0.2]], device=DEVICE, requires_grad=True)
@@ -174,7 +179,7 @@ class TestWhatTheKernelsLeaveOpen:
 
     @pytest.mark.parametrize("factor", [-1.0, 2.0])
     @pytest.mark.parametrize("n", [3, 16])
-    def test_hard_circuits_end_as_with_torch(self, n, factor):
+    def test_hard_circuits_end_as_with_torch(self, n: int, factor: float) -> None:
         given = arguments(4, n, seed=5)
         given["recurrent_weight"] = factor * given["recurrent_weight"]
         given["input_drive"] = given["input_drive"] * torch.logspace(
@@ -187,13 +192,13 @@ class TestWhatTheKernelsLeaveOpen:
         problem = circuit.flatten()
         assert is_stable(problem, found.y, found.a, found.converged)[found.converged].all()
 
-    def test_too_few_iterations_are_made_up_for(self):
+    def test_too_few_iterations_are_made_up_for(self) -> None:
         circuit = Circuit(**arguments(4, 9))
         state = circuit.steady_state(max_iter=1, backend="cuda")
         assert state.converged.all()
         assert (state.residual <= 2e-6).all()
 
-    def test_too_few_iterations_without_the_check(self, monkeypatch):
+    def test_too_few_iterations_without_the_check(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What the kernel reports when it is asked directly."""
         from deq_organics.steady_state.backends.triton import launch as cuda
 
@@ -204,7 +209,7 @@ class TestWhatTheKernelsLeaveOpen:
         assert (solution.iterations == 1).all()
 
     @pytest.mark.parametrize("n", [4, 16])
-    def test_unstable_fixed_points_are_not_certified(self, n):
+    def test_unstable_fixed_points_are_not_certified(self, n: int) -> None:
         """Two neurons that excite each other: y = 0 is a fixed point, and unstable."""
         from deq_organics.steady_state.backends.triton import launch as cuda
 
@@ -217,7 +222,7 @@ class TestWhatTheKernelsLeaveOpen:
         assert not settled.any()
         assert cuda.solve(problem, cuda.prepare(problem), TOL, 2e-6, 60, False)[1].all()
 
-    def test_slow_modes_are_recognized(self):
+    def test_slow_modes_are_recognized(self) -> None:
         """Some modes decay slowly: the filter leaves four of them, which the verdict looks at."""
         from deq_organics.steady_state.backends.triton import launch as cuda
 
@@ -236,7 +241,7 @@ class TestWhatTheKernelsLeaveOpen:
         assert (real > -0.11).all()
         assert settled.all()
 
-    def test_values_that_are_not_valid(self):
+    def test_values_that_are_not_valid(self) -> None:
         layer = ORGaNICsDEQ(3, 5, "unconstrained", device=DEVICE, backend="cuda")
         x = torch.ones(4, 3, device=DEVICE)
         for bad in (torch.nan, torch.inf):
@@ -258,7 +263,7 @@ class TestWhatTheKernelsLeaveOpen:
             ("tau_a", 0),
         ],
     )
-    def test_arguments_out_of_range(self, name, value):
+    def test_arguments_out_of_range(self, name: str, value: Any) -> None:
         """A layer's circuit reaches the kernels unchecked."""
         n = 5
         given = arguments(3, n)
@@ -270,7 +275,7 @@ class TestWhatTheKernelsLeaveOpen:
         with pytest.raises(ValueError, match=f"{name}: got a smallest value"):
             circuit.steady_state(backend="cuda")
 
-    def test_an_adjoint_that_stalls(self, monkeypatch):
+    def test_an_adjoint_that_stalls(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from deq_organics.steady_state.backends.triton import launch as steady_state
 
         given = arguments(4, 9)
@@ -284,7 +289,7 @@ class TestWhatTheKernelsLeaveOpen:
             close(one.flatten(), other.flatten(), 1e-4)
 
 
-def test_second_derivatives_go_through_torch():
+def test_second_derivatives_go_through_torch() -> None:
     given = arguments(2, 3)
     drive = given["input_drive"].requires_grad_()
     results = []
@@ -295,7 +300,7 @@ def test_second_derivatives_go_through_torch():
     torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4)
 
 
-def refused(solver="auto", *, transform=False, **changes):
+def refused(solver: str = "auto", *, transform: bool = False, **changes: Any) -> str:
     circuit = Circuit(**{**arguments(2, 3), **changes})
     choice = circuit.backend_for(solver)
     assert choice.backend == "torch"
@@ -304,7 +309,7 @@ def refused(solver="auto", *, transform=False, **changes):
     return choice.reason
 
 
-def test_reasons_of_a_refusal(monkeypatch):
+def test_reasons_of_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     per_circuit = torch.rand(2, 3, 3, device=DEVICE)
     assert "the solver 'algorithm1'" in refused("algorithm1")
     assert "closed form" in refused(recurrent_weight=None)
@@ -324,11 +329,11 @@ def test_reasons_of_a_refusal(monkeypatch):
     assert cpu == ("torch", "cuda does not support tensors on cpu, only on cuda")
 
 
-def test_transforms_are_left_to_torch():
+def test_transforms_are_left_to_torch() -> None:
     given = arguments(2, 3)
     seen = []
 
-    def solve(drive):
+    def solve(drive: Tensor) -> Tensor:
         circuit = Circuit(**{**given, "input_drive": drive})
         seen.append(circuit.backend_for().reason)
         return circuit.steady_state().y
@@ -338,7 +343,7 @@ def test_transforms_are_left_to_torch():
     assert all("torch.func transforms" in reason for reason in seen)
 
 
-def test_a_layer_names_its_backend():
+def test_a_layer_names_its_backend() -> None:
     x = torch.rand(2, 3, device=DEVICE)
     layer = ORGaNICsDEQ(3, 4, device=DEVICE)
     assert layer.backend_for(x).backend == "cuda"

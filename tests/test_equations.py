@@ -1,5 +1,8 @@
 """The equations against the paper's, written again in firing rates, and against autograd."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from _circuits import MODELS, RECURRENCES
@@ -34,7 +37,13 @@ def eq1(circuit: Circuit, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
 @pytest.mark.parametrize("recurrence", ["identity", "shared"])
-def test_vector_field_is_eq1(parameters, any_state, recurrence, exponent, rectified):
+def test_vector_field_is_eq1(
+    parameters: Callable[..., dict[str, Any]],
+    any_state: Callable[..., tuple[Tensor, Tensor]],
+    recurrence: str,
+    exponent: float,
+    rectified: bool,
+) -> None:
     arguments = parameters((), 4, recurrence=recurrence, exponent=exponent, rectified=rectified)
     tau = torch.tensor([1.0, 0.5, 2.0, 3.0], dtype=torch.float64)
     circuit = Circuit(**arguments, tau_y=tau, tau_a=0.25)
@@ -44,7 +53,7 @@ def test_vector_field_is_eq1(parameters, any_state, recurrence, exponent, rectif
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_eq1_where_an_inhibitory_potential_is_negative(circuit):
+def test_eq1_where_an_inhibitory_potential_is_negative(circuit: Callable[..., Circuit]) -> None:
     one = circuit((), 3)
     y, a = torch.tensor([0.5, -1.0, 2.0]).double(), torch.tensor([-0.3, 0.0, 0.7]).double()
     for found, expected in zip(one.vector_field(y, a), eq1(one, y, a), strict=True):
@@ -53,7 +62,13 @@ def test_eq1_where_an_inhibitory_potential_is_negative(circuit):
 
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
 @pytest.mark.parametrize("recurrence", RECURRENCES)
-def test_jacobian_is_the_derivative(parameters, any_state, recurrence, exponent, rectified):
+def test_jacobian_is_the_derivative(
+    parameters: Callable[..., dict[str, Any]],
+    any_state: Callable[..., tuple[Tensor, Tensor]],
+    recurrence: str,
+    exponent: float,
+    rectified: bool,
+) -> None:
     n = 3
     arguments = parameters((2, 2), n, recurrence=recurrence, exponent=exponent, rectified=rectified)
     tau_y = torch.rand(2, n, dtype=torch.float64) + 0.5
@@ -69,12 +84,14 @@ def test_jacobian_is_the_derivative(parameters, any_state, recurrence, exponent,
     torch.testing.assert_close(circuit.jacobian(y, a), expected, rtol=1e-11, atol=1e-12)
 
 
-def test_jacobian_of_one_state_has_no_batch_dimension(circuit, any_state):
+def test_jacobian_of_one_state_has_no_batch_dimension(
+    circuit: Callable[..., Circuit], any_state: Callable[..., tuple[Tensor, Tensor]]
+) -> None:
     one = circuit(())
     assert one.jacobian(*any_state(one)).shape == (6, 6)
 
 
-def test_jacobian_where_inhibition_is_silent(circuit):
+def test_jacobian_where_inhibition_is_silent(circuit: Callable[..., Circuit]) -> None:
     one = circuit((), 2)
     y, a = torch.tensor([0.5, -1.0]).double(), torch.tensor([-0.3, -0.1]).double()
     expected = jacrev(lambda s: torch.cat(one.vector_field(*s.chunk(2))))(torch.cat([y, a]))
@@ -82,7 +99,7 @@ def test_jacobian_where_inhibition_is_silent(circuit):
 
 
 @pytest.mark.parametrize("exponent", [1.0, 1.5, 2.0, 3.0])
-def test_firing_rates(parameters, exponent):
+def test_firing_rates(parameters: Callable[..., dict[str, Any]], exponent: float) -> None:
     circuit = Circuit(**parameters((), 3, exponent=exponent))
     y = torch.tensor([-2.0, 0.0, 3.0]).double()
     a = torch.tensor([-1.0, 0.0, 4.0]).double()
@@ -93,7 +110,9 @@ def test_firing_rates(parameters, exponent):
 
 
 @pytest.mark.parametrize(("exponent", "rectified"), [*MODELS, (1.0, False), (5.0, True)])
-def test_closed_form_is_a_fixed_point(parameters, exponent, rectified):
+def test_closed_form_is_a_fixed_point(
+    parameters: Callable[..., dict[str, Any]], exponent: float, rectified: bool
+) -> None:
     arguments = parameters((20,), 5, recurrence="identity", exponent=exponent, rectified=rectified)
     sign = torch.ones(5, dtype=torch.float64)
     sign[::2] = -1.0
@@ -104,7 +123,7 @@ def test_closed_form_is_a_fixed_point(parameters, exponent, rectified):
     assert (a > 0).all()
 
 
-def test_steady_state_is_divisive_normalization():
+def test_steady_state_is_divisive_normalization() -> None:
     """Eq. 2: for Wr = I and b = b0 the rates do not depend on the gain."""
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(10, 4, generator=generator, dtype=torch.float64)
@@ -117,7 +136,7 @@ def test_steady_state_is_divisive_normalization():
         torch.testing.assert_close(state.rates, expected)
 
 
-def test_divisive_normalization_with_another_exponent():
+def test_divisive_normalization_with_another_exponent() -> None:
     z = torch.tensor([0.5, -1.5, 1.0]).double()
     w, sigma, m = torch.ones(3, 3).double(), 0.7, 3.0
     state = Circuit(z, sigma**m, None, w, exponent=m).steady_state()
@@ -125,7 +144,9 @@ def test_divisive_normalization_with_another_exponent():
     torch.testing.assert_close(state.rates, expected)
 
 
-def test_vector_field_under_vmap(circuit, any_state):
+def test_vector_field_under_vmap(
+    circuit: Callable[..., Circuit], any_state: Callable[..., tuple[Tensor, Tensor]]
+) -> None:
     batch = circuit((5,))
     y, a = any_state(batch)
 

@@ -1,18 +1,25 @@
 """Implicit gradients against finite differences, an unrolled solve and the ODE's end point."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from _circuits import DOUBLE, MODELS, RECURRENCES
+from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
-from deq_organics import AdjointWarning, Circuit, SteadyStateError, simulate
+from deq_organics import AdjointWarning, Circuit, SteadyState, SteadyStateError, simulate
+from deq_organics.problem import Problem
 from deq_organics.steady_state.backends import by_torch
 
 TOL = 1e-13
 LEAVES = ("input_drive", "inhibitory_drive", "recurrent_weight", "normalization_weight")
 
 
-def as_function(parameters, **choice):
+def as_function(
+    parameters: Callable[..., dict[str, Any]], **choice: Any
+) -> tuple[Callable[..., tuple[Tensor, Tensor]], list[Tensor]]:
     """``(y, a)`` as a function of the circuit's tensors, and these as leaves."""
     arguments = parameters((2,), 2, **choice)
     names = [name for name in LEAVES if arguments[name] is not None]
@@ -20,7 +27,7 @@ def as_function(parameters, **choice):
     if arguments["recurrent_weight"] is not None:  # keep away from singular Jacobians
         leaves[2] = (0.8 * leaves[2]).detach().requires_grad_()
 
-    def function(*tensors):
+    def function(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         values = {**arguments, **dict(zip(names, tensors, strict=True))}
         state = Circuit(**values).steady_state(tol=TOL, on_failure="error")
         return state.y, state.a
@@ -30,7 +37,9 @@ def as_function(parameters, **choice):
 
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
 @pytest.mark.parametrize("recurrence", RECURRENCES)
-def test_gradcheck(parameters, recurrence, exponent, rectified):
+def test_gradcheck(
+    parameters: Callable[..., dict[str, Any]], recurrence: str, exponent: float, rectified: bool
+) -> None:
     function, leaves = as_function(
         parameters, recurrence=recurrence, exponent=exponent, rectified=rectified
     )
@@ -39,7 +48,9 @@ def test_gradcheck(parameters, recurrence, exponent, rectified):
 
 @pytest.mark.parametrize(("exponent", "rectified"), [(2.0, False), (2.0, True), (3.0, False)])
 @pytest.mark.parametrize("recurrence", RECURRENCES)
-def test_second_derivatives(parameters, recurrence, exponent, rectified):
+def test_second_derivatives(
+    parameters: Callable[..., dict[str, Any]], recurrence: str, exponent: float, rectified: bool
+) -> None:
     function, leaves = as_function(
         parameters, recurrence=recurrence, exponent=exponent, rectified=rectified, seed=3
     )
@@ -47,13 +58,15 @@ def test_second_derivatives(parameters, recurrence, exponent, rectified):
 
 
 @pytest.mark.parametrize("signs", [(1, 1, -1), (-1, -1, -1)])
-def test_gradcheck_with_silent_neurons(parameters, signs):
+def test_gradcheck_with_silent_neurons(
+    parameters: Callable[..., dict[str, Any]], signs: tuple[int, ...]
+) -> None:
     arguments = parameters((2,), 3, rectified=True)
     sign = torch.tensor(signs).double()
     drive = (sign * arguments["input_drive"]).requires_grad_()
     wr = (0.5 * arguments["recurrent_weight"]).requires_grad_()
 
-    def function(drive, wr):
+    def function(drive: Tensor, wr: Tensor) -> Tensor:
         state = Circuit(**{**arguments, "input_drive": drive, "recurrent_weight": wr})
         return state.steady_state(tol=TOL, on_failure="error").y
 
@@ -61,7 +74,9 @@ def test_gradcheck_with_silent_neurons(parameters, signs):
 
 
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
-def test_agrees_with_an_unrolled_solve(parameters, exponent, rectified):
+def test_agrees_with_an_unrolled_solve(
+    parameters: Callable[..., dict[str, Any]], exponent: float, rectified: bool
+) -> None:
     """Backpropagation through 400 plain steps of the circuit's own map."""
     arguments = parameters((3,), 4, exponent=exponent, rectified=rectified)
     arguments["normalization_weight"] = 0.2 * arguments["normalization_weight"]
@@ -83,7 +98,7 @@ def test_agrees_with_an_unrolled_solve(parameters, exponent, rectified):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
-def test_agrees_with_the_ode(parameters):
+def test_agrees_with_the_ode(parameters: Callable[..., dict[str, Any]]) -> None:
     """A central difference of the trajectory's end point."""
     arguments = parameters((), 3)
     wr = arguments["recurrent_weight"].requires_grad_()
@@ -102,7 +117,7 @@ def test_agrees_with_the_ode(parameters):
         assert float(gradient[i, j]) == pytest.approx(float(difference), rel=1e-5, abs=1e-7)
 
 
-def test_rates_and_states_share_one_backward(parameters):
+def test_rates_and_states_share_one_backward(parameters: Callable[..., dict[str, Any]]) -> None:
     arguments = parameters((4,), 3)
     drive = arguments["input_drive"].requires_grad_()
     state = Circuit(**arguments).steady_state(tol=TOL)
@@ -116,7 +131,7 @@ def test_rates_and_states_share_one_backward(parameters):
     torch.testing.assert_close(total, sum(parts))
 
 
-def test_diagnostics_have_no_gradient(parameters):
+def test_diagnostics_have_no_gradient(parameters: Callable[..., dict[str, Any]]) -> None:
     arguments = parameters((4,), 3)
     arguments["input_drive"].requires_grad_()
     state = Circuit(**arguments).steady_state()
@@ -125,7 +140,7 @@ def test_diagnostics_have_no_gradient(parameters):
     assert not state.residual.requires_grad
 
 
-def test_time_constants_have_no_gradient(parameters):
+def test_time_constants_have_no_gradient(parameters: Callable[..., dict[str, Any]]) -> None:
     tau = torch.ones(3, dtype=DOUBLE, requires_grad=True)
     arguments = parameters((4,), 3)
     arguments["input_drive"].requires_grad_()
@@ -133,7 +148,7 @@ def test_time_constants_have_no_gradient(parameters):
     assert torch.autograd.grad(state.y.sum(), tau, allow_unused=True)[0] is None
 
 
-def test_single_precision_is_close_to_double(parameters):
+def test_single_precision_is_close_to_double(parameters: Callable[..., dict[str, Any]]) -> None:
     grads = []
     for dtype in (torch.float32, torch.float64):
         arguments = parameters((50,), 5, dtype=dtype)
@@ -145,7 +160,7 @@ def test_single_precision_is_close_to_double(parameters):
 
 @pytest.mark.parametrize("on_failure", ["warn", "ignore"])
 @pytest.mark.filterwarnings("ignore::deq_organics.SteadyStateWarning")
-def test_a_failed_circuit_has_zero_gradient_and_spoils_no_other(on_failure):
+def test_a_failed_circuit_has_zero_gradient_and_spoils_no_other(on_failure: str) -> None:
     w = torch.ones(1, 1, dtype=DOUBLE, requires_grad=True)
     wr = -torch.ones(1, 1, dtype=DOUBLE)
     drive = torch.tensor([[0.1], [1.0], [0.2]], dtype=DOUBLE, requires_grad=True)
@@ -160,7 +175,7 @@ def test_a_failed_circuit_has_zero_gradient_and_spoils_no_other(on_failure):
     torch.testing.assert_close(found[1], expected[1])
 
 
-def test_a_failed_circuit_has_zero_tangent():
+def test_a_failed_circuit_has_zero_tangent() -> None:
     """Two copies of the counterexample side by side, and a circuit that settles."""
     eye = torch.eye(2, dtype=DOUBLE)
     with forward_ad.dual_level():
@@ -175,20 +190,22 @@ def test_a_failed_circuit_has_zero_tangent():
 
 class TestAdjointThatCannotBeSolved:
     @pytest.fixture(autouse=True)
-    def _broken(self, monkeypatch):
-        def iteratively(problem, y, a, g, tol):
+    def _broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def iteratively(
+            problem: Problem, y: Tensor, a: Tensor, g: Tensor, tol: float
+        ) -> tuple[Tensor, Tensor]:
             value = exact(problem, y, a, g)
             value[1:] = torch.nan
-            return value, by_torch.adjoint_residual(problem, y, a, value, g)
+            return value, by_torch.adjoint_residual(problem, y, a, value, g)  # type: ignore[attr-defined]
 
-        def densely(problem, y, a, g):
+        def densely(problem: Problem, y: Tensor, a: Tensor, g: Tensor) -> Tensor:
             return torch.full_like(g, torch.nan)
 
-        exact = by_torch.solve_adjoint_dense
+        exact = by_torch.solve_adjoint_dense  # type: ignore[attr-defined]
         monkeypatch.setattr(by_torch, "solve_adjoint_dense", densely)
         monkeypatch.setattr(by_torch, "solve_adjoint_iteratively", iteratively)
 
-    def test_warning(self, parameters):
+    def test_warning(self, parameters: Callable[..., dict[str, Any]]) -> None:
         arguments = parameters((3,), 2)
         drive = arguments["input_drive"].requires_grad_()
         state = Circuit(**arguments).steady_state()
@@ -197,7 +214,7 @@ class TestAdjointThatCannotBeSolved:
         assert (drive.grad[1:] == 0).all()
         assert (drive.grad[0] != 0).any()
 
-    def test_error(self, parameters):
+    def test_error(self, parameters: Callable[..., dict[str, Any]]) -> None:
         arguments = parameters((3,), 2)
         arguments["input_drive"].requires_grad_()
         state = Circuit(**arguments).steady_state(on_failure="error")
@@ -205,10 +222,14 @@ class TestAdjointThatCannotBeSolved:
             state.y.sum().backward()
 
 
-def test_the_dense_adjoint_takes_over(parameters, monkeypatch):
+def test_the_dense_adjoint_takes_over(
+    parameters: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the iteration stalls the result is still exact."""
 
-    def stalled(problem, y, a, g, tol):
+    def stalled(
+        problem: Problem, y: Tensor, a: Tensor, g: Tensor, tol: float
+    ) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(g), torch.ones_like(g[:, 0])
 
     grads = []
@@ -222,14 +243,14 @@ def test_the_dense_adjoint_takes_over(parameters, monkeypatch):
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-9, atol=1e-11)
 
 
-def test_near_a_fold_the_gradient_is_right_or_refused():
+def test_near_a_fold_the_gradient_is_right_or_refused() -> None:
     """wr > 1: shortly before two of three fixed points merge the Jacobian is nearly singular."""
     wr, w, c = 2.0, 1.0, 0.02
     # Exact count: (sqrt(w) d / (wr-1))^(2/3) + (sqrt(c) wr / (wr-1))^(2/3) = 1 at the fold.
     fold = (1 - (c**0.5 * wr) ** (2 / 3)) ** 1.5
     one = torch.ones(1, 1, dtype=DOUBLE)
 
-    def solve(d):
+    def solve(d: Tensor) -> tuple[Tensor, SteadyState]:
         drive = torch.tensor([[d]], dtype=DOUBLE, requires_grad=True)
         state = Circuit(drive, c, wr * one, w * one).steady_state(tol=1e-14, on_failure="error")
         return drive, state
@@ -245,11 +266,13 @@ def test_near_a_fold_the_gradient_is_right_or_refused():
 
 
 @pytest.mark.parametrize("recurrence", ["identity", "shared", "per-circuit"])
-def test_memory_does_not_depend_on_the_iterations(parameters, recurrence):
-    def saved_bytes(tol, max_iter):
+def test_memory_does_not_depend_on_the_iterations(
+    parameters: Callable[..., dict[str, Any]], recurrence: str
+) -> None:
+    def saved_bytes(tol: float, max_iter: int) -> tuple[int, int]:
         sizes, iterations = [], []
 
-        def pack(tensor):
+        def pack(tensor: Tensor) -> Tensor:
             sizes.append(tensor.numel() * tensor.element_size())
             return tensor
 

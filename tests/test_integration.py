@@ -1,8 +1,9 @@
 """Integrators on a differential equation that is not a circuit: orders, interpolants, failures."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from _circuits import DOUBLE, vector
@@ -49,7 +50,7 @@ START = vector((0.3, 0.8), (1.0, -0.5))
 
 
 def exact(field: Field, time: float, span: float) -> Tensor:
-    def flow(t, x):
+    def flow(t: float, x: np.ndarray) -> np.ndarray:
         return field(vector(t), torch.from_numpy(x).unsqueeze(0))[0].numpy()
 
     ends = [
@@ -60,7 +61,7 @@ def exact(field: Field, time: float, span: float) -> Tensor:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_orders(name):
+def test_orders(name: str) -> None:
     """Halving a step divides each error by two to the power of its order, at least nearly."""
     method, field = METHODS[name], Field(forced=name != "rodas5p")
     time, errors = vector(0.2, 0.2), []
@@ -85,7 +86,7 @@ def test_orders(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_step_of_no_length_stays_exactly(name):
+def test_a_step_of_no_length_stays_exactly(name: str) -> None:
     field, time = Field(False), vector(0.0, 0.0)
     step = METHODS[name].step(field, time, START, field(time, START), vector(0.0, 0.1))
     assert torch.equal(step.end[0], START[0])
@@ -109,13 +110,13 @@ class Growth(NamedTuple):
         return Growth(self.rate[index], self.power[index])
 
 
-def control(size: int, **options) -> StepControl:
+def control(size: int, **options: Any) -> StepControl:
     ones = torch.ones(size, 1, dtype=DOUBLE)
     return StepControl(1e-6, 1e-8 * ones, ones, **options)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].error_order])
-def test_each_sample_ends_as_it_must(name):
+def test_each_sample_ends_as_it_must(name: str) -> None:
     """The first two blow up (at t = 2 and 5), the third grows, the fourth decays."""
     field = Growth(vector((0.5,), (0.2,), (0.3,), (-1.0,)), vector((2.0,), (2.0,), (1.0,), (1.0,)))
     grid = torch.linspace(0, 10, 21, dtype=DOUBLE)
@@ -137,7 +138,7 @@ def test_each_sample_ends_as_it_must(name):
     torch.testing.assert_close(states[:, 3], (-grid).exp(), rtol=close, atol=close)
 
 
-def test_steps_that_vanish_where_nothing_diverges():
+def test_steps_that_vanish_where_nothing_diverges() -> None:
     """The slope of ``-sign(x)`` has no solution past zero: neither blown up nor finished."""
     field = Growth(vector((-1.0,)), vector((0.0,)))
     grid = vector(0.0, 2.0)
@@ -148,7 +149,7 @@ def test_steps_that_vanish_where_nothing_diverges():
     assert found.states[1].isnan().all()
 
 
-def test_steps_are_counted():
+def test_steps_are_counted() -> None:
     field = Growth(vector((-1e4,), (-1.0,)), vector((1.0,), (1.0,)))
     start, grid = torch.ones(2, 1, dtype=DOUBLE), vector(0.0, 1.0, 10.0)
     found = integrate(field, start, grid, METHODS["dopri5"], control(2, max_steps=300))
@@ -158,7 +159,7 @@ def test_steps_are_counted():
     torch.testing.assert_close(stiff.states[:, 1], found.states[:, 1], rtol=1e-4, atol=1e-7)
 
 
-def test_the_longest_and_the_first_step():
+def test_the_longest_and_the_first_step() -> None:
     field, grid = Growth(vector((-1.0,)), vector((1.0,))), vector(0.0, 1.0)
     for first, longest, most in ((1.0, 1.0, 9), (0.25, 0.25, 4), (0.25, 0.25, 3)):
         limits = control(1, first_step=first, max_step=longest, max_steps=most)._replace(rtol=0.9)

@@ -3,10 +3,11 @@
 import copy
 import io
 import itertools
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deq_organics import Circuit, ORGaNICsDEQ
 
@@ -15,7 +16,13 @@ GAINS = ("attention", "tied")
 VARIANTS = list(itertools.product(RECURRENCES, GAINS))
 
 
-def make(recurrence="spectral", gain="attention", seed=0, sizes=(6, 5), **options):
+def make(
+    recurrence: str = "spectral",
+    gain: str = "attention",
+    seed: int = 0,
+    sizes: tuple[int, int] = (6, 5),
+    **options: Any,
+) -> ORGaNICsDEQ:
     """A layer whose recurrent weights are not the identity."""
     torch.manual_seed(seed)
     layer = ORGaNICsDEQ(*sizes, recurrence, gain, **options)
@@ -33,7 +40,7 @@ def make(recurrence="spectral", gain="attention", seed=0, sizes=(6, 5), **option
 
 @pytest.mark.parametrize("lead", [(), (1,), (7,), (2, 3), (2, 1, 4)])
 @pytest.mark.parametrize("recurrence", RECURRENCES)
-def test_any_leading_dimensions(lead, recurrence):
+def test_any_leading_dimensions(lead: tuple[int, ...], recurrence: str) -> None:
     layer = make(recurrence)
     x = torch.randn(*lead, 6)
     rates = layer(x)
@@ -45,7 +52,7 @@ def test_any_leading_dimensions(lead, recurrence):
 
 @pytest.mark.parametrize(("recurrence", "gain"), VARIANTS)
 @pytest.mark.parametrize("learn", [False, True])
-def test_every_parameter_receives_a_gradient(recurrence, gain, learn):
+def test_every_parameter_receives_a_gradient(recurrence: str, gain: str, learn: bool) -> None:
     layer = make(recurrence, gain, learn_semisaturation=learn)
     layer(torch.randn(20, 6)).square().sum().backward()
     names = {name for name, _ in layer.named_parameters()}
@@ -57,7 +64,7 @@ def test_every_parameter_receives_a_gradient(recurrence, gain, learn):
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_the_circuit_follows_the_paper():
+def test_the_circuit_follows_the_paper() -> None:
     layer = make()
     x = torch.randn(4, 6)
     circuit = layer.circuit(x)
@@ -72,7 +79,7 @@ def test_the_circuit_follows_the_paper():
     torch.testing.assert_close(state.rates, state.y.relu() ** 2)
 
 
-def test_options_of_the_circuit():
+def test_options_of_the_circuit() -> None:
     layer = make(
         "unconstrained",
         "tied",
@@ -93,7 +100,7 @@ def test_options_of_the_circuit():
     assert torch.isfinite(layer(x)).all()
 
 
-def test_initial_weights():
+def test_initial_weights() -> None:
     layer = ORGaNICsDEQ(100, 8)
     w = layer.normalization_weight.detach()
     assert torch.equal(layer.recurrent_weight, torch.eye(8))
@@ -106,7 +113,7 @@ def test_initial_weights():
 
 
 @pytest.mark.parametrize("recurrence", RECURRENCES)
-def test_reset_parameters(recurrence):
+def test_reset_parameters(recurrence: str) -> None:
     layer = make(recurrence, learn_semisaturation=True)
     weights = []
     for _ in range(2):
@@ -121,14 +128,14 @@ def test_reset_parameters(recurrence):
     assert not torch.equal(layer.input_weight, weights[0][0])
 
 
-def test_construction_is_deterministic():
+def test_construction_is_deterministic() -> None:
     first, second = make(seed=4), make(seed=4)
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(("recurrence", "gain"), VARIANTS)
-def test_state_dict(recurrence, gain):
+def test_state_dict(recurrence: str, gain: str) -> None:
     first = make(recurrence, gain, learn_semisaturation=True, tau_y=0.7)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
@@ -142,7 +149,7 @@ def test_state_dict(recurrence, gain):
     assert torch.equal(first.tau_y, second.tau_y)
 
 
-def test_loading_another_layout_is_refused():
+def test_loading_another_layout_is_refused() -> None:
     with pytest.raises(RuntimeError, match="recurrence: saved with 'spectral', here 'identity'"):
         make("identity").load_state_dict(make("spectral").state_dict())
     state = make("spectral").state_dict()
@@ -154,7 +161,7 @@ def test_loading_another_layout_is_refused():
         make("identity").load_state_dict(state)
 
 
-def test_deepcopy_is_independent():
+def test_deepcopy_is_independent() -> None:
     layer = make()
     other = copy.deepcopy(layer)
     x = torch.randn(3, 6)
@@ -166,7 +173,7 @@ def test_deepcopy_is_independent():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("how", ["argument", "to"])
-def test_precisions(dtype, how):
+def test_precisions(dtype: torch.dtype, how: str) -> None:
     layer = make(dtype=dtype) if how == "argument" else make().to(dtype)
     assert all(t.dtype == dtype for t in (*layer.parameters(), *layer.buffers()))
     x = torch.randn(4, 6, dtype=dtype)
@@ -179,12 +186,12 @@ def test_precisions(dtype, how):
     assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
 
 
-def test_device_argument():
+def test_device_argument() -> None:
     assert ORGaNICsDEQ(3, 2, device="cpu").input_weight.device.type == "cpu"
     assert ORGaNICsDEQ(3, 2, device=torch.device("cpu"))(torch.zeros(3)).shape == (2,)
 
 
-def test_default_dtype_is_respected():
+def test_default_dtype_is_respected() -> None:
     torch.set_default_dtype(torch.float64)
     try:
         assert ORGaNICsDEQ(3, 2).input_weight.dtype == torch.float64
@@ -192,7 +199,7 @@ def test_default_dtype_is_respected():
         torch.set_default_dtype(torch.float32)
 
 
-def test_repr():
+def test_repr() -> None:
     text = repr(ORGaNICsDEQ(6, 5, "identity", "tied", exponent=3.0, rectified=True))
     for part in ("6, 5", "recurrence='identity'", "input_gain='tied'", "exponent=3.0"):
         assert part in text
@@ -201,7 +208,7 @@ def test_repr():
 
 
 @pytest.mark.parametrize(("recurrence", "gain"), VARIANTS)
-def test_zero_inputs(recurrence, gain):
+def test_zero_inputs(recurrence: str, gain: str) -> None:
     layer = make(recurrence, gain)
     x = torch.zeros(3, 6, requires_grad=True)
     rates = layer(x)
@@ -215,7 +222,7 @@ def test_zero_inputs(recurrence, gain):
 
 
 @pytest.mark.parametrize("recurrence", RECURRENCES)
-def test_training_and_evaluation_agree(recurrence):
+def test_training_and_evaluation_agree(recurrence: str) -> None:
     layer = make(recurrence)
     x = torch.randn(5, 6)
     first = layer.train()(x)
@@ -226,7 +233,7 @@ def test_training_and_evaluation_agree(recurrence):
         assert torch.equal(layer(x), first)
 
 
-def test_an_assigned_weight_is_kept():
+def test_an_assigned_weight_is_kept() -> None:
     layer = make(learn_semisaturation=True)
     values = {
         "recurrent_weight": 0.4 * torch.eye(5).flip(0),
@@ -242,7 +249,7 @@ def test_an_assigned_weight_is_kept():
 
 
 @pytest.mark.parametrize("recurrence", ["identity", "spectral"])
-def test_a_training_loop(recurrence):
+def test_a_training_loop(recurrence: str) -> None:
     """The loss falls, and no step leaves the constraints."""
     torch.manual_seed(0)
     model = nn.Sequential(ORGaNICsDEQ(6, 8, recurrence, learn_semisaturation=True), nn.Linear(8, 3))
@@ -255,7 +262,7 @@ def test_a_training_loop(recurrence):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-        layer = model[0]
+        layer: Any = model[0]
         assert (layer.normalization_weight >= 0).all()
         assert (layer.semisaturation > 0).all()
         assert ((layer.baseline_gain > 0) & (layer.baseline_gain < 1)).all()
@@ -264,7 +271,7 @@ def test_a_training_loop(recurrence):
     assert losses[-1] < 0.85 * losses[0]
 
 
-def test_a_larger_bound():
+def test_a_larger_bound() -> None:
     layer = ORGaNICsDEQ(6, 5, max_singular_value=2.0)
     layer.recurrent_weight = 1.5 * torch.eye(5)
     torch.testing.assert_close(layer.recurrent_weight.detach(), 1.5 * torch.eye(5))
@@ -274,7 +281,7 @@ def test_a_larger_bound():
 
 
 @pytest.mark.parametrize("solver", ["auto", "algorithm1", "broyden"])
-def test_solver_options_reach_the_solver(solver):
+def test_solver_options_reach_the_solver(solver: str) -> None:
     layer = make(solver=solver, tol=1e-5, max_iter=100, on_failure="error")
     x = torch.randn(4, 6)
     state = layer.steady_state(x)
@@ -282,20 +289,20 @@ def test_solver_options_reach_the_solver(solver):
     torch.testing.assert_close(layer(x), make()(x), rtol=1e-3, atol=1e-4)
 
 
-def test_gradients_of_a_layer():
+def test_gradients_of_a_layer() -> None:
     layer = make(sizes=(3, 2), dtype=torch.float64, tol=1e-13, learn_semisaturation=True)
     names = [name for name, _ in layer.named_parameters()]
     leaves = [p.detach().clone().requires_grad_() for p in layer.parameters()]
     x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
 
-    def function(x, *tensors):
+    def function(x: Tensor, *tensors: Tensor) -> Tensor:
         weights = dict(zip(names, tensors, strict=True))
         return torch.func.functional_call(layer, weights, (x,))
 
     assert torch.autograd.gradcheck(function, (x, *leaves))
 
 
-def test_one_input_is_one_circuit():
+def test_one_input_is_one_circuit() -> None:
     circuit = make().circuit(torch.randn(6))
     assert isinstance(circuit, Circuit)
     assert circuit.batch_shape == ()

@@ -1,6 +1,7 @@
 """Who imports whom: no private name across packages, no cycle between rooms."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("deq_organics", "recurrent")
 
 
-def _modules():
+def _modules() -> Iterator[tuple[str, tuple[str, ...], Path]]:
     """Every module's name, its package and its file."""
     for path in sorted(file for name in PACKAGES for file in (ROOT / name).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -20,7 +21,7 @@ def _modules():
 MODULES = {name: (package, path) for name, package, path in _modules()}
 
 
-def _imports(package, path):
+def _imports(package: tuple[str, ...], path: Path) -> Iterator[tuple[str, str]]:
     """``(module, name)`` of everything that a file imports from the two packages."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -34,7 +35,7 @@ def _imports(package, path):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_no_private_name_of_another_package(name):
+def test_no_private_name_of_another_package(name: str) -> None:
     package, path = MODULES[name]
     for module, item in _imports(package, path):
         parts = [*module.split("."), item]
@@ -47,13 +48,13 @@ def test_no_private_name_of_another_package(name):
             assert not private or inside or part == "_version", f"{name} imports {module} {item}"
 
 
-def _room(module):
+def _room(module: str) -> str:
     """The folder below a package, or a file in the package itself."""
     return ".".join(module.split(".")[:2])
 
 
-def test_no_cycle_between_rooms():
-    needs = {}
+def test_no_cycle_between_rooms() -> None:
+    needs: dict[str, set[str]] = {}
     for name, (package, path) in MODULES.items():
         if name in PACKAGES:
             continue

@@ -1,7 +1,9 @@
 """The linear response against closed forms, scipy and its own definitions; bad input."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +27,15 @@ from deq_organics.steady_state.methods import Problem
 FREQUENCY = torch.linspace(0, 2, 9, dtype=DOUBLE)
 
 
-def some_circuit(batch=(4,), n=3, *, exponent=2.0, rectified=False, dtype=DOUBLE, seed=0):
+def some_circuit(
+    batch: tuple[int, ...] = (4,),
+    n: int = 3,
+    *,
+    exponent: float = 2.0,
+    rectified: bool = False,
+    dtype: torch.dtype = DOUBLE,
+    seed: int = 0,
+) -> Circuit:
     """Random circuits with a time constant per neuron, all stable."""
     arguments = random_parameters(
         batch, n, recurrence="per-circuit", exponent=exponent, rectified=rectified, seed=seed
@@ -33,12 +43,14 @@ def some_circuit(batch=(4,), n=3, *, exponent=2.0, rectified=False, dtype=DOUBLE
     arguments["recurrent_weight"] = 0.5 * arguments["recurrent_weight"]
     arguments["tau_y"] = torch.linspace(0.5, 2, n, dtype=DOUBLE)
     arguments["tau_a"] = torch.linspace(3, 1, n, dtype=DOUBLE)
-    cast = {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in arguments.items()}
+    cast: dict[str, Any] = {
+        k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in arguments.items()
+    }
     return Circuit(**cast)
 
 
 @pytest.mark.parametrize("r", [0.2, 1e-12])
-def test_ornstein_uhlenbeck(r):
+def test_ornstein_uhlenbeck(r: float) -> None:
     """Without input the neurons are uncoupled, each with one rate: Lorentzian spectra."""
     c, tau_y, tau_a, s = 0.49, 2.0, 50.0, 0.3
     circuit = Circuit(vector(0.0), c, None, torch.ones(1, 1, dtype=DOUBLE), tau_y, tau_a)
@@ -52,7 +64,7 @@ def test_ornstein_uhlenbeck(r):
     torch.testing.assert_close(found.coherence(), torch.eye(2, dtype=DOUBLE).expand(9, 2, 2))
 
 
-def test_an_inhibitory_neuron_lags_as_a_low_pass_filter():
+def test_an_inhibitory_neuron_lags_as_a_low_pass_filter() -> None:
     """Noise in ``y`` only: ``a`` is ``y`` through a filter with one pole, and fully coherent."""
     circuit = Circuit(vector(0.6), 0.3, None, torch.ones(1, 1, dtype=DOUBLE), tau_a=3.0)
     state = circuit.steady_state(tol=1e-13)
@@ -65,10 +77,12 @@ def test_an_inhibitory_neuron_lags_as_a_low_pass_filter():
 
 
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
-def test_at_zero_frequency_it_is_the_steady_state_s_derivative(exponent, rectified):
+def test_at_zero_frequency_it_is_the_steady_state_s_derivative(
+    exponent: float, rectified: bool
+) -> None:
     circuit = some_circuit((), exponent=exponent, rectified=rectified)
 
-    def settled(drive):
+    def settled(drive: Tensor) -> Tensor:
         state = replace(circuit, input_drive=drive).steady_state(tol=1e-13)
         return torch.cat([state.y, state.a])
 
@@ -77,7 +91,7 @@ def test_at_zero_frequency_it_is_the_steady_state_s_derivative(exponent, rectifi
     torch.testing.assert_close(gain, expected + 0j, rtol=1e-9, atol=1e-11)
 
 
-def test_transfer_function_filters_the_noise():
+def test_transfer_function_filters_the_noise() -> None:
     circuit, noise = some_circuit(), vector(0.3, 0.0, 1.0)
     h = transfer_function(circuit, FREQUENCY)
     s = torch.diag(torch.cat([noise, vector(0.5, 0.5, 0.5)]) ** 2) + 0j
@@ -87,7 +101,7 @@ def test_transfer_function_filters_the_noise():
     torch.testing.assert_close(mirrored, h.conj())
 
 
-def test_one_sided_is_doubled_above_zero():
+def test_one_sided_is_doubled_above_zero() -> None:
     circuit = some_circuit()
     one, two = (cross_spectrum(circuit, FREQUENCY, sided=s).density for s in ("one", "two"))
     assert torch.equal(one[:, 0], two[:, 0])
@@ -95,7 +109,9 @@ def test_one_sided_is_doubled_above_zero():
 
 
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
-def test_spectra_are_hermitian_with_coherence_in_the_unit_interval(exponent, rectified):
+def test_spectra_are_hermitian_with_coherence_in_the_unit_interval(
+    exponent: float, rectified: bool
+) -> None:
     circuit = some_circuit((5,), exponent=exponent, rectified=rectified)
     found = cross_spectrum(circuit, FREQUENCY, noise_a=0.1)
     torch.testing.assert_close(found.density, found.density.mH)
@@ -108,9 +124,10 @@ def test_spectra_are_hermitian_with_coherence_in_the_unit_interval(exponent, rec
     torch.testing.assert_close(coherence.diagonal(dim1=-2, dim2=-1), unit)
 
 
-def test_the_spectrum_integrates_to_the_covariance():
+def test_the_spectrum_integrates_to_the_covariance() -> None:
     """By the midpoint rule for ``f = tan(t)``, whose error falls exponentially."""
-    circuit, noise = some_circuit(), {"noise_y": vector(0.3, 0.2, 1.0), "noise_a": 0.4}
+    circuit = some_circuit()
+    noise: dict[str, Any] = {"noise_y": vector(0.3, 0.2, 1.0), "noise_a": 0.4}
     points = 2000
     t = math.pi * ((torch.arange(points, dtype=DOUBLE) + 0.5) / points - 0.5)
     found = cross_spectrum(circuit, t.tan(), sided="two", **noise).density
@@ -121,7 +138,7 @@ def test_the_spectrum_integrates_to_the_covariance():
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize("n", [1, 4, 20])
-def test_covariance_agrees_with_scipy(n, scale):
+def test_covariance_agrees_with_scipy(n: int, scale: float) -> None:
     """Also of stiff circuits: ``tau_y`` and ``tau_a`` 10,000-fold apart."""
     circuit = replace(some_circuit((3,), n), tau_y=torch.full((n,), scale, dtype=DOUBLE))
     noise = torch.linspace(0.2, 1, n, dtype=DOUBLE)
@@ -136,7 +153,7 @@ def test_covariance_agrees_with_scipy(n, scale):
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
-def test_shapes(batch):
+def test_shapes(batch: tuple[int, ...]) -> None:
     circuit = some_circuit(batch)
     found = cross_spectrum(circuit, FREQUENCY)
     assert found.density.shape == found.coherence().shape == found.phase().shape
@@ -148,7 +165,7 @@ def test_shapes(batch):
     assert stationary_covariance(circuit).shape == (*batch, 6, 6)
 
 
-def test_a_batch_is_its_circuits_one_by_one():
+def test_a_batch_is_its_circuits_one_by_one() -> None:
     circuit = some_circuit((4,))
     noise_y, noise_a = torch.rand(4, 3, dtype=DOUBLE), torch.rand(3, dtype=DOUBLE)
     found = cross_spectrum(circuit, FREQUENCY, noise_y=noise_y, noise_a=noise_a).density
@@ -158,12 +175,12 @@ def test_a_batch_is_its_circuits_one_by_one():
             circuit,
             **{name: getattr(circuit, name)[k] for name in ("input_drive", "recurrent_weight")},
         )
-        alone = {"noise_y": noise_y[k], "noise_a": noise_a}
+        alone: dict[str, Any] = {"noise_y": noise_y[k], "noise_a": noise_a}
         torch.testing.assert_close(cross_spectrum(one, FREQUENCY, **alone).density, found[k])
         torch.testing.assert_close(stationary_covariance(one, **alone), covariance[k])
 
 
-def test_one_circuit_with_noise_of_several_strengths():
+def test_one_circuit_with_noise_of_several_strengths() -> None:
     """Leading dimensions are circuits: the same one several times."""
     circuit, noise = some_circuit(()), torch.rand(6, 3, dtype=DOUBLE)
     several = replace(circuit, input_drive=circuit.input_drive.expand(6, 3))
@@ -174,7 +191,7 @@ def test_one_circuit_with_noise_of_several_strengths():
         cross_spectrum(circuit, FREQUENCY, noise_y=noise)
 
 
-def test_as_many_frequencies_as_components():
+def test_as_many_frequencies_as_components() -> None:
     """Where torch.linalg.solve could take the right-hand side for a batch of vectors."""
     circuit = some_circuit((1,))
     whole = transfer_function(circuit, FREQUENCY[:6])
@@ -182,7 +199,7 @@ def test_as_many_frequencies_as_components():
     torch.testing.assert_close(whole, torch.cat(parts, 1))
 
 
-def test_a_given_state_is_used():
+def test_a_given_state_is_used() -> None:
     circuit = some_circuit()
     state = circuit.steady_state(tol=1e-13)
     torch.testing.assert_close(
@@ -204,7 +221,7 @@ def test_a_given_state_is_used():
 
 
 @pytest.mark.parametrize("factor", [1.1, 1e3, math.nan])
-def test_a_given_state_that_is_no_fixed_point_is_nan(factor):
+def test_a_given_state_that_is_no_fixed_point_is_nan(factor: float) -> None:
     circuit = some_circuit((2,))
     state = circuit.steady_state(tol=1e-13)
     moved = replace(state, y=torch.stack([state.y[0], factor * state.y[1]]))
@@ -214,7 +231,7 @@ def test_a_given_state_that_is_no_fixed_point_is_nan(factor):
     assert found[1].isnan().all()
 
 
-def test_noise_of_zero_strength_is_no_noise():
+def test_noise_of_zero_strength_is_no_noise() -> None:
     circuit, zero = some_circuit(), torch.zeros(3, dtype=DOUBLE)
     number = cross_spectrum(circuit, FREQUENCY, noise_a=0)
     tensor = cross_spectrum(circuit, FREQUENCY, noise_a=zero)
@@ -229,7 +246,12 @@ def test_noise_of_zero_strength_is_no_noise():
 LEAVES = Problem._fields[:-2]
 
 
-def as_function(quantity, exponent=2.0, rectified=False, identity=False):
+def as_function(
+    quantity: Callable[..., Any],
+    exponent: float = 2.0,
+    rectified: bool = False,
+    identity: bool = False,
+) -> tuple[Callable[..., Any], list[Tensor]]:
     """A quantity as a function of the circuit's tensors and the noise, and these as leaves."""
     circuit = some_circuit((2,), 2, exponent=exponent, rectified=rectified, seed=3)
     names = [name for name in LEAVES if not (identity and name == "recurrent_weight")]
@@ -237,11 +259,11 @@ def as_function(quantity, exponent=2.0, rectified=False, identity=False):
     leaves += [vector(0.3, 0.7).requires_grad_(), vector((0.5, 0.1), (0.2, 0.4)).requires_grad_()]
     frequency = vector(0.2)
 
-    def function(*tensors):
-        changes = dict(zip(names, tensors, strict=False))
+    def function(*tensors: Tensor) -> Any:
+        changes: dict[str, Any] = dict(zip(names, tensors, strict=False))
         if identity:
             changes["recurrent_weight"] = None
-        noise = dict(zip(("noise_y", "noise_a"), tensors[-2:], strict=True))
+        noise: dict[str, Any] = dict(zip(("noise_y", "noise_a"), tensors[-2:], strict=True))
         changed = replace(circuit, **changes)
         if quantity is stationary_covariance:
             return stationary_covariance(changed, **noise)
@@ -256,36 +278,36 @@ QUANTITIES = [cross_spectrum, stationary_covariance]
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
-def test_gradcheck(quantity, exponent, rectified):
+def test_gradcheck(quantity: Callable[..., Any], exponent: float, rectified: bool) -> None:
     function, leaves = as_function(quantity, exponent, rectified)
     assert gradcheck(function, leaves, fast_mode=exponent != 2.0 or rectified)
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
-def test_gradcheck_without_recurrent_weights(quantity):
+def test_gradcheck_without_recurrent_weights(quantity: Callable[..., Any]) -> None:
     function, leaves = as_function(quantity, identity=True)
     assert gradcheck(function, leaves, check_forward_ad=True, fast_mode=True)
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
-def test_second_derivatives(quantity):
+def test_second_derivatives(quantity: Callable[..., Any]) -> None:
     function, leaves = as_function(quantity, exponent=3.0)
     assert gradgradcheck(function, leaves, fast_mode=True)
 
 
 @pytest.mark.parametrize("rectified", [False, True])
-def test_silent_neurons_have_finite_gradients(rectified):
+def test_silent_neurons_have_finite_gradients(rectified: bool) -> None:
     drive = vector(0.5, -0.3).requires_grad_()
     circuit = Circuit(drive, 0.4, None, POOL, exponent=1.5, rectified=rectified)
     (grad,) = torch.autograd.grad(cross_spectrum(circuit, FREQUENCY).power.sum(), drive)
     assert grad.isfinite().all()
 
 
-def test_under_torch_func():
+def test_under_torch_func() -> None:
     circuit = some_circuit((4,))
     frequency = FREQUENCY[:2]
 
-    def loss(drive, weight):
+    def loss(drive: Tensor, weight: Tensor) -> Tensor:
         changed = replace(circuit, input_drive=drive, recurrent_weight=weight)
         spectrum = cross_spectrum(changed, frequency, noise_a=0.1)
         return spectrum.power.sum((-2, -1)) + stationary_covariance(changed).sum((-2, -1))
@@ -298,7 +320,7 @@ def test_under_torch_func():
     torch.testing.assert_close(found, expected)
 
 
-def test_single_and_half_precision():
+def test_single_and_half_precision() -> None:
     exact = cross_spectrum(some_circuit(), FREQUENCY, noise_a=0.2)
     single = some_circuit(dtype=torch.float32)
     found = cross_spectrum(single, FREQUENCY.float(), noise_a=0.2)
@@ -317,12 +339,12 @@ def test_single_and_half_precision():
     torch.testing.assert_close(again.density, found.density)
 
 
-def test_circuits_without_a_steady_state_are_nan(counterexample):
+def test_circuits_without_a_steady_state_are_nan(counterexample: Callable[..., Circuit]) -> None:
     """One bad circuit changes no other, and has no gradient; they share their weights."""
     bad = counterexample()
     drive = torch.cat([bad.input_drive, vector((0.1,))]).requires_grad_()
-    weights = [bad.recurrent_weight.clone().requires_grad_(), POOL[:1, :1].clone().requires_grad_()]
-    circuit = Circuit(drive, 0.5, *weights)
+    wr, w = bad.recurrent_weight.clone().requires_grad_(), POOL[:1, :1].clone().requires_grad_()
+    circuit = Circuit(drive, 0.5, wr, w)
     with pytest.warns(SteadyStateWarning, match=r"1 of 2 circuits \(1: no steady state; 0"):
         density = cross_spectrum(circuit, FREQUENCY, noise_a=0.1).density
     with pytest.warns(SteadyStateWarning, match="no steady state"):
@@ -333,19 +355,21 @@ def test_circuits_without_a_steady_state_are_nan(counterexample):
         assert transfer_function(circuit, FREQUENCY, state=state)[0].isnan().all()
     assert density[0].isnan().all()
     assert covariance[0].isnan().all()
-    good = Circuit(drive[1], 0.5, *weights)
+    good = Circuit(drive[1], 0.5, wr, w)
     alone = cross_spectrum(good, FREQUENCY, noise_a=0.1).density
     torch.testing.assert_close(density[1], alone)
     total = density[1].real.sum() + covariance[1].sum()
     expected = alone.real.sum() + stationary_covariance(good).sum()
-    found = torch.autograd.grad(total, (drive, *weights))
-    for one, other in zip(found, torch.autograd.grad(expected, (drive, *weights)), strict=True):
+    found = torch.autograd.grad(total, (drive, wr, w))
+    for one, other in zip(found, torch.autograd.grad(expected, (drive, wr, w)), strict=True):
         torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("on_failure", ["warn", "ignore"])
 @pytest.mark.filterwarnings("ignore:no steady state")
-def test_a_given_state_that_is_none_is_nan(counterexample, on_failure):
+def test_a_given_state_that_is_none_is_nan(
+    counterexample: Callable[..., Circuit], on_failure: str
+) -> None:
     circuit = counterexample(2)
     state = circuit.steady_state(on_failure=on_failure)
     with pytest.warns(SteadyStateWarning, match=r"2 of 2 circuits \(2: no steady"):
@@ -356,7 +380,7 @@ def test_a_given_state_that_is_none_is_nan(counterexample, on_failure):
     assert "without a stable steady state: 2" in str(found)
 
 
-def test_an_unstable_fixed_point_is_nan():
+def test_an_unstable_fixed_point_is_nan() -> None:
     """With ``wr = 2`` Eq. 16 has three fixed points here, of which one is stable."""
     one = torch.ones(1, 1, dtype=DOUBLE)
     circuit = Circuit(torch.full((3, 1), 0.1, dtype=DOUBLE), 0.01, 2.0 * one, one)
@@ -410,6 +434,6 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), MISTAKES, ids=[m[2] for m in MISTAKES])
-def test_bad_input(changes, error, message):
+def test_bad_input(changes: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         cross_spectrum(**{"circuit": GIVEN, "frequency": F, **changes})

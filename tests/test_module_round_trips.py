@@ -4,10 +4,12 @@ import copy
 import io
 import itertools
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.utils import parametrizations, parametrize, skip_init
 
@@ -32,12 +34,12 @@ OPTIONS = [
 ]
 
 
-def everything(module):
+def everything(module: nn.Module) -> dict[str, Tensor]:
     tensors = (*module.named_parameters(), *module.named_buffers())
     return {name: value.detach() for name, value in tensors}
 
 
-def assert_same(one, other):
+def assert_same(one: ORGaNICsDEQ, other: ORGaNICsDEQ) -> None:
     first, second = everything(one), everything(other)
     assert list(first) == list(second)
     for name, value in first.items():
@@ -47,7 +49,7 @@ def assert_same(one, other):
     assert torch.equal(one(x), other(x))
 
 
-def with_other_weights(**options):
+def with_other_weights(**options: Any) -> ORGaNICsDEQ:
     torch.manual_seed(3)
     layer = ORGaNICsDEQ(*SIZES, **options)
     with torch.no_grad():
@@ -56,22 +58,22 @@ def with_other_weights(**options):
     return layer
 
 
-def by_argument(options):
+def by_argument(options: dict[str, Any]) -> ORGaNICsDEQ:
     return ORGaNICsDEQ(*SIZES, **options, device="meta")
 
 
-def by_context(options):
+def by_context(options: dict[str, Any]) -> ORGaNICsDEQ:
     with torch.device("meta"):
         return ORGaNICsDEQ(*SIZES, **options)
 
 
-def moved(options):
+def moved(options: dict[str, Any]) -> ORGaNICsDEQ:
     return ORGaNICsDEQ(*SIZES, **options).to("meta")
 
 
 @pytest.mark.parametrize("make", [by_argument, by_context, moved])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_deferred_initialization(options, make):
+def test_deferred_initialization(options: dict[str, Any], make: Callable[..., Any]) -> None:
     torch.manual_seed(0)
     built = ORGaNICsDEQ(*SIZES, **options)
     layer = make(options)
@@ -86,7 +88,7 @@ def test_deferred_initialization(options, make):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_skip_init(options):
+def test_skip_init(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     built = ORGaNICsDEQ(*SIZES, **options)
     layer = skip_init(ORGaNICsDEQ, *SIZES, **options)
@@ -97,7 +99,7 @@ def test_skip_init(options):
 
 @pytest.mark.parametrize("size", [3, 45])
 @pytest.mark.parametrize("recurrence", ["identity", "spectral", "unconstrained"])
-def test_solving_beside_another_default_device(recurrence, size):
+def test_solving_beside_another_default_device(recurrence: str, size: int) -> None:
     """Nothing is made on the default device: on meta it would have no values."""
     torch.manual_seed(0)
     layer = ORGaNICsDEQ(4, size, recurrence, dtype=torch.float64)
@@ -106,11 +108,11 @@ def test_solving_beside_another_default_device(recurrence, size):
         layer.fill("recurrent_weight", 0.9 * matrix / torch.linalg.matrix_norm(matrix, 2))
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
 
-    def results():
+    def results() -> tuple[Tensor, ...]:
         rates = layer(x)
         (slope,) = torch.autograd.grad(rates.sum(), x, create_graph=True)
         (second,) = torch.autograd.grad(slope.square().sum(), x)
-        _, pushed = torch.func.jvp(layer, (x.detach(),), (x.detach(),))
+        _, pushed = torch.func.jvp(layer, (x.detach(),), (x.detach(),))  # type: ignore[misc]
         return rates, slope, second, pushed
 
     expected = results()
@@ -123,7 +125,7 @@ def test_solving_beside_another_default_device(recurrence, size):
         assert torch.equal(one, other)
 
 
-def test_a_default_device_of_meta():
+def test_a_default_device_of_meta() -> None:
     """A layer of another device makes nothing on the default one."""
     torch.manual_seed(0)
     built = ORGaNICsDEQ(*SIZES, learn_semisaturation=True, tau_y=TAU)
@@ -138,7 +140,7 @@ def test_a_default_device_of_meta():
     assert_same(layer, built)
 
 
-def test_time_constants_without_values():
+def test_time_constants_without_values() -> None:
     tau = torch.ones(3, device="meta")
     layer = ORGaNICsDEQ(*SIZES, tau_y=tau, device="meta").to_empty(device="cpu")
     with pytest.raises(ValueError, match=r"tau_y: got a tensor on meta at construction"):
@@ -147,7 +149,7 @@ def test_time_constants_without_values():
         ORGaNICsDEQ(*SIZES, tau_a=tau)
 
 
-def through_a_file(layer):
+def through_a_file(layer: ORGaNICsDEQ) -> ORGaNICsDEQ:
     file = io.BytesIO()
     torch.save(layer, file)
     file.seek(0)
@@ -160,7 +162,7 @@ def through_a_file(layer):
     ids=["deepcopy", "pickle", "torch.save"],
 )
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_copies(options, travel):
+def test_copies(options: dict[str, Any], travel: Callable[..., Any]) -> None:
     layer = with_other_weights(**options)
     other = travel(layer)
     assert type(other) is ORGaNICsDEQ
@@ -173,7 +175,7 @@ def test_copies(options, travel):
 
 
 @pytest.mark.parametrize("options", OPTIONS[:12:3] + OPTIONS[1:12:3], ids=str)
-def test_stacked_layers(options):
+def test_stacked_layers(options: dict[str, Any]) -> None:
     layers = []
     for seed in range(3):
         torch.manual_seed(seed)
@@ -191,7 +193,7 @@ def test_stacked_layers(options):
     base = copy.deepcopy(layers[0]).to("meta")
     x = torch.randn(2, 4, dtype=torch.float64)
 
-    def rates(parameters, buffers, x):
+    def rates(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(base, (parameters, buffers), (x,))
 
     shared = vmap(rates, in_dims=(0, 0, None))(parameters, buffers, x)
@@ -207,7 +209,7 @@ def test_stacked_layers(options):
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("recurrence", ["identity", "spectral"])
-def test_export_is_refused_in_a_sentence(recurrence, strict):
+def test_export_is_refused_in_a_sentence(recurrence: str, strict: bool) -> None:
     model = nn.Sequential(nn.Linear(4, 4), ORGaNICsDEQ(*SIZES, recurrence))
     # torch wraps the error in its strict mode.
     kind = torch._dynamo.exc.Unsupported if strict else NotImplementedError
@@ -216,12 +218,12 @@ def test_export_is_refused_in_a_sentence(recurrence, strict):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
-def test_tracing_is_refused_in_a_sentence():
+def test_tracing_is_refused_in_a_sentence() -> None:
     with pytest.raises(NotImplementedError, match="a steady state cannot be exported or traced"):
         torch.jit.trace(ORGaNICsDEQ(*SIZES), torch.randn(2, 4))
 
 
-def test_reset_parameters_after_a_constraint_is_removed():
+def test_reset_parameters_after_a_constraint_is_removed() -> None:
     layer = with_other_weights(learn_semisaturation=True)
     values = {
         name: getattr(layer, name).detach().clone()
@@ -245,7 +247,7 @@ def test_reset_parameters_after_a_constraint_is_removed():
         parametrize.remove_parametrizations(fresh, "baseline_gain")
 
 
-def test_torchs_own_parametrizations_of_the_other_weights():
+def test_torchs_own_parametrizations_of_the_other_weights() -> None:
     torch.manual_seed(0)
     layer, untouched = ORGaNICsDEQ(*SIZES), ORGaNICsDEQ(*SIZES)
     before = everything(layer)
@@ -279,7 +281,9 @@ class TestAssignment:
             (-torch.ones(3), ValueError, r"scale: got a smallest value of -1"),
         ],
     )
-    def test_what_does_not_fit_is_refused(self, value, error, message):
+    def test_what_does_not_fit_is_refused(
+        self, value: Any, error: type[Exception], message: str
+    ) -> None:
         module = _Scaled()
         with pytest.raises(error, match=message):
             module.scale = value
@@ -294,8 +298,8 @@ class TestAssignment:
             nn.Parameter(torch.rand(3) + 1),
         ],
     )
-    def test_a_value_is_copied(self, value):
-        module = _Scaled()
+    def test_a_value_is_copied(self, value: Tensor) -> None:
+        module: Any = _Scaled()
         parameter = module.parametrizations.scale.original
         module.scale = value
         torch.testing.assert_close(module.scale, value + 0)
@@ -304,7 +308,7 @@ class TestAssignment:
             value[0].mul_(2)
         assert not torch.equal(module.scale, value)
 
-    def test_names(self):
+    def test_names(self) -> None:
         module = _Scaled()
         assert [name for name, _ in module.named_parameters()] == [
             "parametrizations.scale.original"

@@ -1,8 +1,11 @@
 """Faults that adversarial use once found, one test each: they must not come back."""
 
+from typing import Any
+
 import pytest
 import torch
 from _circuits import random_parameters
+from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import jacfwd, jacrev
 
@@ -13,15 +16,15 @@ D = torch.float64
 ONE = torch.ones(1, 1, dtype=D)
 
 
-def rand(*shape, seed=0):
+def rand(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=D)
 
 
-def test_forward_over_forward_is_refused():
+def test_forward_over_forward_is_refused() -> None:
     d, c, w = rand(3), 0.5 + rand(3, seed=1), rand(3, 3, seed=2)
     wr = 0.3 * rand(3, 3, seed=3)
 
-    def f(d):
+    def f(d: Tensor) -> Tensor:
         return Circuit(d, c, wr, w).steady_state(tol=1e-12).y.square().sum()
 
     with pytest.raises(NotImplementedError, match="forward-mode"):
@@ -29,13 +32,13 @@ def test_forward_over_forward_is_refused():
     torch.testing.assert_close(jacfwd(jacrev(f))(d), jacrev(jacrev(f))(d))
 
 
-def test_forward_ad_of_one_circuit():
+def test_forward_ad_of_one_circuit() -> None:
     with forward_ad.dual_level():
         drive = forward_ad.make_dual(torch.full((2, 1), 0.1, dtype=D), torch.ones(2, 1, dtype=D))
         Circuit(drive, 0.5, -ONE, ONE).steady_state()
 
 
-def test_forward_ad_of_an_unbatched_circuit():
+def test_forward_ad_of_an_unbatched_circuit() -> None:
     with forward_ad.dual_level():
         drive = forward_ad.make_dual(rand(3), torch.ones(3, dtype=D))
         Circuit(drive, 0.5, 0.3 * rand(3, 3), rand(3, 3)).steady_state()
@@ -43,7 +46,7 @@ def test_forward_ad_of_an_unbatched_circuit():
 
 @pytest.mark.parametrize("per_circuit_semisaturation", [False, True])
 @pytest.mark.parametrize("size", [2, 5, 16])
-def test_a_neighbour_changes_no_bit(size, per_circuit_semisaturation):
+def test_a_neighbour_changes_no_bit(size: int, per_circuit_semisaturation: bool) -> None:
     changed = 0
     for seed in range(4):
         wr = rand(2, 2, seed=seed) - 0.5
@@ -59,19 +62,19 @@ def test_a_neighbour_changes_no_bit(size, per_circuit_semisaturation):
     assert changed == 0
 
 
-def test_simple_fixed_point_iter():
+def test_simple_fixed_point_iter() -> None:
     Circuit(rand(4, 3), 0.5, None, rand(3, 3)).steady_state("simple_fixed_point_iter")
 
 
 @pytest.mark.parametrize("solver", SOLVERS[2:5])
-def test_torchdeq_counterexample_beside_good_ones(solver):
+def test_torchdeq_counterexample_beside_good_ones(solver: str) -> None:
     d = torch.full((4, 1), 0.1, dtype=D)
     d[0] = 1.0
     state = Circuit(d, 0.5, -ONE, ONE).steady_state(solver, on_failure="ignore")
     assert state.converged.tolist() == [False, True, True, True]
 
 
-def test_anderson_survives_a_singular_system():
+def test_anderson_survives_a_singular_system() -> None:
     Circuit(torch.ones(2, 1), 0.5, -torch.ones(1, 1), torch.ones(1, 1)).steady_state(
         "anderson", on_failure="ignore"
     )
@@ -79,14 +82,14 @@ def test_anderson_survives_a_singular_system():
 
 @pytest.mark.parametrize("recurrence", [None, 0.5 * torch.eye(2)])
 @pytest.mark.parametrize("size", [1e15, 1e20])
-def test_overflow_is_not_called_converged(recurrence, size):
+def test_overflow_is_not_called_converged(recurrence: Tensor | None, size: float) -> None:
     state = Circuit(torch.full((2,), size), 0.5, recurrence, torch.ones(2, 2)).steady_state(
         on_failure="ignore"
     )
     assert not (state.converged and state.residual.isnan())
 
 
-def test_algorithm1_returns_no_nan_under_ignore():
+def test_algorithm1_returns_no_nan_under_ignore() -> None:
     state = Circuit(rand(2, 3), 1.0, torch.zeros(3, 3, dtype=D), rand(3, 3)).steady_state(
         "algorithm1", on_failure="ignore"
     )
@@ -95,31 +98,31 @@ def test_algorithm1_returns_no_nan_under_ignore():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("recurrence", [None, 0.5 * torch.eye(3, dtype=D)])
-def test_empty_batch(solver, recurrence):
+def test_empty_batch(solver: str, recurrence: Tensor | None) -> None:
     state = Circuit(rand(0, 3), 1.0, recurrence, rand(3, 3)).steady_state(solver)
     assert state.y.shape == (0, 3)
 
 
-def test_empty_batch_of_a_layer():
+def test_empty_batch_of_a_layer() -> None:
     layer = ORGaNICsDEQ(4, 3)
     layer.recurrent_weight = 0.5 * torch.eye(3)
     assert layer(torch.ones(0, 4)).shape == (0, 3)
 
 
-def test_meta_device():
+def test_meta_device() -> None:
     ORGaNICsDEQ(4, 3, device="meta")
 
 
-def test_dtype_must_be_a_dtype():
+def test_dtype_must_be_a_dtype() -> None:
     with pytest.raises(TypeError, match="dtype"):
-        ORGaNICsDEQ(4, 3, dtype="float32")
+        ORGaNICsDEQ(4, 3, dtype="float32")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["vector_field", "jacobian"])
 @pytest.mark.parametrize(
     "state", [(torch.ones(4, 3), torch.ones(4, 3)), (torch.ones(5, 3).float(),) * 2]
 )
-def test_state_of_other_leading_shape_or_dtype(method, state):
+def test_state_of_other_leading_shape_or_dtype(method: str, state: tuple[Any, ...]) -> None:
     circuit = Circuit(rand(5, 3), 1.0, rand(3, 3), rand(3, 3))
     state = state if state[0].shape[0] == 5 else tuple(s.double() for s in state)
     if method == "jacobian" and state[0].shape[0] == 4:
@@ -128,7 +131,7 @@ def test_state_of_other_leading_shape_or_dtype(method, state):
         getattr(circuit, method)(*state)
 
 
-def test_autocast_does_not_reach_the_equations():
+def test_autocast_does_not_reach_the_equations() -> None:
     c = Circuit(rand(5, 3).float(), 1.0, None, rand(3, 3).float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         low = c.closed_form()[1]
@@ -139,7 +142,7 @@ def test_autocast_does_not_reach_the_equations():
     )
 
 
-def test_converged_means_within_tol():
+def test_converged_means_within_tol() -> None:
     g = torch.Generator().manual_seed(0)
     wr = torch.randn(500, 3, 3, generator=g)
     wr = 3 * wr / torch.linalg.matrix_norm(wr, 2, keepdim=True)
@@ -148,7 +151,7 @@ def test_converged_means_within_tol():
     assert (state.residual[state.converged] <= 2e-6).all()
 
 
-def test_large_and_small_inputs_count():
+def test_large_and_small_inputs_count() -> None:
     # A gain computed from such inputs saturates, at 0 too.
     layer = ORGaNICsDEQ(4, 3, input_gain="tied")
     x = torch.ones(4)
@@ -156,7 +159,7 @@ def test_large_and_small_inputs_count():
     torch.testing.assert_close(layer.circuit(1e-30 * x).input_drive.norm() > 0, torch.tensor(True))
 
 
-def test_a_weakly_damped_circuit_is_solved():
+def test_a_weakly_damped_circuit_is_solved() -> None:
     drive, wr, w = (
         torch.tensor([[value]], dtype=D)
         for value in (0.005419029419117786, 2.114993567286141, 0.19955962746199854)
@@ -166,13 +169,13 @@ def test_a_weakly_damped_circuit_is_solved():
     assert state.converged.all()
 
 
-def test_warning_points_at_the_caller():
+def test_warning_points_at_the_caller() -> None:
     with pytest.warns(RuntimeWarning) as seen:
         Circuit(torch.ones(1, 1), 0.5, -torch.ones(1, 1), torch.ones(1, 1)).steady_state()
     assert seen[0].filename == __file__
 
 
-def test_a_fixed_point_at_infinity_is_passed_over():
+def test_a_fixed_point_at_infinity_is_passed_over() -> None:
     """At ``a = 1e40`` the equations hold by rounding only; the state is that for ``Wr = 0``."""
     arguments = random_parameters(
         (5,), 2, recurrence="per-circuit", shared=False, singular_value=4e-41, exponent=1.0

@@ -7,12 +7,15 @@ answer.
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from _circuits import DOUBLE, POOL, random_parameters, vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.func import hessian, jacrev, jvp
 
 from deq_organics import Circuit, Status, SteadyStateError
@@ -30,21 +33,27 @@ ROTATION = vector((0.0, 1.0), (-1.0, 0.0))
 DRIVES = {torch.float32: (1e-36, 1e-30, 1e-22, 1e-10), DOUBLE: (1e-300, 1e-200, 1e-160, 1e-30)}
 
 
-def issue(scale, dtype, weight=1.0, inhibitory_drive=0.25, **options):
+def issue(
+    scale: float,
+    dtype: torch.dtype,
+    weight: float = 1.0,
+    inhibitory_drive: float = 0.25,
+    **options: Any,
+) -> Circuit:
     """The issue's circuit, with its drive scaled."""
     drive = torch.tensor([[1.0, 0.5]], dtype=DOUBLE) * scale
     weights = ROTATION, weight * torch.ones(2, 2, dtype=DOUBLE)
-    tensors = [part.to(dtype) for part in (drive, *weights)]
-    return Circuit(tensors[0], inhibitory_drive, *tensors[1:], **options)
+    d, wr, w = (part.to(dtype) for part in (drive, *weights))
+    return Circuit(d, inhibitory_drive, wr, w, **options)
 
 
-def relative_error(found, exact):
+def relative_error(found: Tensor, exact: Tensor) -> float:
     exact = exact.detach()
     return float(length((found.detach().double() - exact) / exact.abs().amax()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
-def test_a_tiny_drive_is_solved_or_reported(dtype):
+def test_a_tiny_drive_is_solved_or_reported(dtype: torch.dtype) -> None:
     """It "converged" with an error of 12 % at 1e-22 and of 72 % at 1e-30, both in float32."""
     # So small a drive leaves a = c: the equation for y is linear.
     gain = 1.0 - 0.5
@@ -62,15 +71,16 @@ def test_a_tiny_drive_is_solved_or_reported(dtype):
 
 
 @pytest.mark.parametrize("solver", ["auto", "algorithm1", "anderson", "fixed_point_iter"])
-def test_every_solver_is_judged_in_the_units_of_its_circuit(solver):
+def test_every_solver_is_judged_in_the_units_of_its_circuit(solver: str) -> None:
     exact = issue(1.0, DOUBLE, weight=1e-44).steady_state(tol=1e-12)
     state = issue(1e-22, torch.float32).steady_state(solver, on_failure="ignore")
     assert not state.converged or relative_error(state.y / 1e-22, exact.y) < 1e-5
 
 
-def test_a_pool_of_tiny_squares_and_huge_weights():
+def test_a_pool_of_tiny_squares_and_huge_weights() -> None:
     """The square of 1e-22 is zero in float32, but 1e30 times that is not."""
-    for options in ({}, {"start": "rest"}):
+    starts: list[dict[str, Any]] = [{}, {"start": "rest"}]
+    for options in starts:
         state = issue(1e-22, torch.float32, 1e30, 1e-14).steady_state(**options)
         exact = issue(1.0, DOUBLE, 1e-14, 1e-14).steady_state(tol=1e-12)
         assert relative_error(state.y / 1e-22, exact.y) < 1e-5
@@ -79,7 +89,7 @@ def test_a_pool_of_tiny_squares_and_huge_weights():
     assert float(identity.closed_form()[1]) == pytest.approx(2e-14, rel=1e-5)
 
 
-def test_a_state_beyond_the_dtype_is_reported():
+def test_a_state_beyond_the_dtype_is_reported() -> None:
     huge, eye, weights = torch.tensor([[1e5, 2e5]]), torch.eye(2), torch.ones(2, 2)
     for wr in (None, eye):
         circuit = Circuit(huge, 0.25, wr, weights, exponent=8.0)
@@ -103,11 +113,18 @@ def test_a_state_beyond_the_dtype_is_reported():
     cotangent=st.floats(-1.0, 1.0),
     seed=st.integers(0, 10**6),
 )
-def test_units_change_nothing(dtype, drive, inhibitory_drive, tau, cotangent, seed):
+def test_units_change_nothing(
+    dtype: torch.dtype,
+    drive: float,
+    inhibitory_drive: float,
+    tau: float,
+    cotangent: float,
+    seed: int,
+) -> None:
     """States, gradients and tangents over the range of each dtype, against float64 at size 1."""
     low, high = ((-34, 15), (-290, 140))[dtype == DOUBLE]
 
-    def size(part):
+    def size(part: float) -> float:
         return 10.0 ** math.floor(high * part if part > 0 else -low * part)
 
     # Strong drives, and c far from 1, leave no eigenvalue that could be told from zero.
@@ -120,7 +137,7 @@ def test_units_change_nothing(dtype, drive, inhibitory_drive, tau, cotangent, se
     exponent = 2.0 * math.log10(unit)
     scaled = 10.0**exponent if exponent > -300 else 0.0
     tensors = [(unit * d).to(dtype), wr.to(dtype), w.to(dtype)]
-    small = Circuit(tensors[0].clone().requires_grad_(), c, *tensors[1:], time, time)
+    small = Circuit(tensors[0].clone().requires_grad_(), c, tensors[1], tensors[2], time, time)
     state = small.steady_state(tol=1e-5, on_failure="ignore")
     other = Circuit(d.clone().requires_grad_(), c, wr, scaled * w)
     exact = other.steady_state(tol=1e-12, on_failure="ignore")
@@ -137,7 +154,9 @@ def test_units_change_nothing(dtype, drive, inhibitory_drive, tau, cotangent, se
 
 
 @pytest.mark.parametrize("cotangent", [1e-25, 1e-30, 1e20])
-def test_small_and_large_cotangents_have_gradients(parameters, cotangent):
+def test_small_and_large_cotangents_have_gradients(
+    parameters: Callable[..., dict[str, Any]], cotangent: float
+) -> None:
     """Cotangents of 1e-25 gave zero."""
     arguments = parameters((4,), 3, dtype=torch.float32)
     names = ("input_drive", "recurrent_weight", "normalization_weight", "inhibitory_drive")
@@ -154,7 +173,7 @@ def test_small_and_large_cotangents_have_gradients(parameters, cotangent):
 
 
 @pytest.mark.parametrize("drive", [1e-22, 1e-15, 1.0])
-def test_a_tiny_part_of_the_gradient_is_right_beside_a_large_one(drive):
+def test_a_tiny_part_of_the_gradient_is_right_beside_a_large_one(drive: float) -> None:
     """The derivative of `a` by the drive is as small as the drive: 1e-22 of that by ``c``."""
     circuit = issue(drive, torch.float32)
     leaf = circuit.input_drive.clone().requires_grad_()
@@ -173,12 +192,12 @@ def test_a_tiny_part_of_the_gradient_is_right_beside_a_large_one(drive):
 
 
 @pytest.mark.parametrize("scale", [1e-19, 1e-12])
-def test_second_derivatives_and_tangents_of_tiny_circuits(scale):
+def test_second_derivatives_and_tangents_of_tiny_circuits(scale: float) -> None:
     """In float32, with weights so large that the square of a tiny drive matters."""
     weights = torch.ones(2, 2)
 
-    def settled(circuit, weight, unit):
-        def f(d):
+    def settled(circuit: float, weight: float, unit: float) -> Callable[[Tensor], Tensor]:
+        def f(d: Tensor) -> Tensor:
             wr = 0.5 * ROTATION.to(d.dtype)
             return (
                 Circuit(d * unit, circuit, wr, weights.to(d.dtype) * weight).steady_state().y / unit
@@ -189,7 +208,7 @@ def test_second_derivatives_and_tangents_of_tiny_circuits(scale):
     direct = settled(0.25, (0.1 / scale) ** 2, scale)
     exact = settled(0.25, 0.01, 1.0)
     d, t = torch.tensor([0.8, 0.3]), torch.tensor([1.0, -2.0])
-    close = {"rtol": 1e-3, "atol": 1e-4, "check_dtype": False}
+    close: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-4, "check_dtype": False}
     torch.testing.assert_close(
         jvp(direct, (d,), (t,))[1], jvp(exact, (d.double(),), (t.double(),))[1], **close
     )
@@ -201,7 +220,9 @@ def test_second_derivatives_and_tangents_of_tiny_circuits(scale):
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-25, 1.0, 1e150])
-def test_the_adjoint_is_linear_in_its_right_hand_side(parameters, scale):
+def test_the_adjoint_is_linear_in_its_right_hand_side(
+    parameters: Callable[..., dict[str, Any]], scale: float
+) -> None:
     problem = Circuit(**parameters((5,), 4)).flatten()
     found = solve_normalized(problem, 1e-12, 60)
     g = torch.randn(5, 8, generator=torch.Generator().manual_seed(3), dtype=DOUBLE)
@@ -216,7 +237,7 @@ def test_the_adjoint_is_linear_in_its_right_hand_side(parameters, scale):
     assert (adjoint_residual(problem, found.y, found.a, 0 * g, 0 * g) == 0).all()
 
 
-def test_the_residual_sees_each_equation_in_its_own_units():
+def test_the_residual_sees_each_equation_in_its_own_units() -> None:
     """An error of ``y`` beside a large ``a``, and one of a small ``a`` beside a large one."""
     for scale in (1e-150, 1e-22, 1.0, 1e60):
         c = vector(1e-20, 1.0)
@@ -230,7 +251,7 @@ def test_the_residual_sees_each_equation_in_its_own_units():
             assert 1e-4 < problem.relative_residual(**state) < 1e-2, (scale, part, entry)
 
 
-def test_zero_and_infinity_have_a_length():
+def test_zero_and_infinity_have_a_length() -> None:
     x = torch.tensor([[0.0, 0.0], [3e-30, 4e-30], [3e30, 4e30], [1e-44, 0.0]])
     torch.testing.assert_close(
         length(x), torch.tensor([0.0, 5e-30, 5e30, 1e-44]), rtol=1e-6, atol=0.0

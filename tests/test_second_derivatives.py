@@ -1,10 +1,13 @@
 """Second derivatives of layers and circuits where they were NaN: starts, zeros, silence."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from _circuits import DOUBLE
+from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacrev
 
@@ -16,7 +19,9 @@ EXPONENTS = (1.0, 1.3, 1.5, 2.0, 2.5, 3.0, 4.0)
 VARIANTS = list(itertools.product(RECURRENCES, ("attention", "tied"), (False, True)))
 
 
-def layer_at_its_start(recurrence, gain, rectified, exponent, **options):
+def layer_at_its_start(
+    recurrence: str, gain: str, rectified: bool, exponent: float, **options: Any
+) -> ORGaNICsDEQ:
     torch.manual_seed(0)
     return ORGaNICsDEQ(
         3, 2, recurrence, gain, rectified=rectified, exponent=exponent, dtype=DOUBLE, tol=1e-13,
@@ -24,11 +29,11 @@ def layer_at_its_start(recurrence, gain, rectified, exponent, **options):
     )  # fmt: skip
 
 
-def as_function(layer):
+def as_function(layer: ORGaNICsDEQ) -> tuple[Callable[..., Tensor], list[Tensor]]:
     names = [name for name, _ in layer.named_parameters()]
     leaves = [p.detach().clone().requires_grad_() for p in layer.parameters()]
 
-    def function(x, *tensors):
+    def function(x: Tensor, *tensors: Tensor) -> Tensor:
         return functional_call(layer, dict(zip(names, tensors, strict=True)), (x,))
 
     return function, leaves
@@ -36,11 +41,13 @@ def as_function(layer):
 
 @pytest.mark.parametrize("exponent", [1.0, 1.3, 2.0, 3.0])
 @pytest.mark.parametrize(("recurrence", "gain", "rectified"), VARIANTS)
-def test_a_default_start_with_a_zero_row(recurrence, gain, rectified, exponent):
+def test_a_default_start_with_a_zero_row(
+    recurrence: str, gain: str, rectified: bool, exponent: float
+) -> None:
     """A gradient penalty, differentiated: finite, and as if the zero row were not there."""
     layer = layer_at_its_start(recurrence, gain, rectified, exponent)
 
-    def penalty(rows):
+    def penalty(rows: Tensor) -> tuple[Tensor, ...]:
         x = rows.clone().requires_grad_()
         rates = layer(x)
         (slope,) = torch.autograd.grad(rates.square().sum(), x, create_graph=True)
@@ -57,7 +64,9 @@ def test_a_default_start_with_a_zero_row(recurrence, gain, rectified, exponent):
 
 @pytest.mark.parametrize("exponent", [1.3, 2.0])
 @pytest.mark.parametrize(("recurrence", "gain", "rectified"), VARIANTS)
-def test_gradgradcheck_of_a_layer(recurrence, gain, rectified, exponent):
+def test_gradgradcheck_of_a_layer(
+    recurrence: str, gain: str, rectified: bool, exponent: float
+) -> None:
     """Inside the bound, where the start's own derivatives are taken from."""
     layer = layer_at_its_start(
         recurrence, gain, rectified, exponent, max_singular_value=1.5, learn_semisaturation=True
@@ -69,12 +78,12 @@ def test_gradgradcheck_of_a_layer(recurrence, gain, rectified, exponent):
 
 
 @pytest.mark.parametrize("recurrence", RECURRENCES)
-def test_hessians_at_the_start_agree(recurrence):
+def test_hessians_at_the_start_agree(recurrence: str) -> None:
     layer = layer_at_its_start(recurrence, "attention", False, 2.0)
     weights = {name: value.detach() for name, value in layer.named_parameters()}
     x = torch.randn(2, 3, dtype=DOUBLE)
 
-    def loss(weights):
+    def loss(weights: dict[str, Tensor]) -> Tensor:
         return functional_call(layer, weights, (x,)).square().sum()
 
     forward = hessian(loss)(weights)
@@ -86,7 +95,7 @@ def test_hessians_at_the_start_agree(recurrence):
 
 
 @pytest.mark.parametrize("gain", ["attention", "tied"])
-def test_at_the_start_the_bound_has_the_derivatives_from_within(gain):
+def test_at_the_start_the_bound_has_the_derivatives_from_within(gain: str) -> None:
     results = []
     for recurrence in ("spectral", "unconstrained"):
         layer = layer_at_its_start(recurrence, gain, False, 2.0)
@@ -100,7 +109,9 @@ def test_at_the_start_the_bound_has_the_derivatives_from_within(gain):
         torch.testing.assert_close(one, other)
 
 
-def hessian_by_differences(function, x, step=1e-5):
+def hessian_by_differences(
+    function: Callable[..., Tensor], x: Tensor, step: float = 1e-5
+) -> Tensor:
     """Central differences of the gradient."""
     gradient = grad(function)
     columns = []
@@ -115,12 +126,12 @@ def hessian_by_differences(function, x, step=1e-5):
     [*((True, exponent) for exponent in EXPONENTS), (False, 1.0), (False, 1.5), (False, 3.0)],
 )
 @pytest.mark.parametrize("rectified", [False, True])
-def test_hessian_with_silent_neurons(exponent, rectified, identity):
+def test_hessian_with_silent_neurons(exponent: float, rectified: bool, identity: bool) -> None:
     """Neurons below threshold, of either sign: every derivative exists there."""
     wr = None if identity else torch.tensor([[0.5, 0.2, 0.0], [-0.3, 0.4, 0.1], [0.1, 0, 0.3]])
     w = torch.tensor([[1.0, 0.3, 0.2], [0.2, 1.0, 0.4], [0.5, 0.1, 1.0]], dtype=DOUBLE)
 
-    def total(d):
+    def total(d: Tensor) -> Tensor:
         circuit = Circuit(
             d, 0.5, None if wr is None else wr.double(), w, 1.0, 1.0, exponent, rectified
         )
@@ -135,12 +146,12 @@ def test_hessian_with_silent_neurons(exponent, rectified, identity):
 
 @pytest.mark.parametrize("exponent", EXPONENTS)
 @pytest.mark.parametrize("rectified", [False, True])
-def test_hessian_at_exactly_zero(exponent, rectified):
+def test_hessian_at_exactly_zero(exponent: float, rectified: bool) -> None:
     """Derivatives that exist at zero are right; an infinite one is left out, not NaN."""
     w = torch.tensor([[1.0, 0.3], [0.2, 1.0]], dtype=DOUBLE)
     d = torch.tensor([0.7, 0.0], dtype=DOUBLE)
 
-    def states(d):
+    def states(d: Tensor) -> Tensor:
         state = Circuit(d, 0.5, None, w, 1.0, 1.0, exponent, rectified).steady_state()
         return torch.cat([state.y, state.a])
 
@@ -156,13 +167,13 @@ def test_hessian_at_exactly_zero(exponent, rectified):
 
 
 @pytest.mark.parametrize("exponent", EXPONENTS)
-def test_powers(exponent):
+def test_powers(exponent: float) -> None:
     x = torch.tensor([-2.0, -1e-3, 1e-3, 0.5, 3.0], dtype=DOUBLE, requires_grad=True)
     functions = [lambda x: power(x, exponent), lambda x: firing_rate(x, exponent)]
     functions.append(lambda x: linearize(x, x + 5, None, exponent).excitation)
     for function in functions:
         torch.testing.assert_close(
-            function(x[3:]), {0: 1, 1: 1, 2: exponent * (x[3:] + 5) / x[3:]}[
+            function(x[3:]), {0: 1, 1: 1, 2: exponent * (x[3:] + 5) / x[3:]}[  # type: ignore[operator]
                 functions.index(function)
             ] * x[3:] ** exponent,
         )  # fmt: skip
@@ -177,7 +188,7 @@ def test_powers(exponent):
                 break
 
 
-def test_derivatives_of_even_powers_at_zero():
+def test_derivatives_of_even_powers_at_zero() -> None:
     zero = torch.zeros(1, dtype=DOUBLE, requires_grad=True)
     value = power(zero, 4.0)
     for expected in (0, 0, 0, 24):

@@ -3,10 +3,13 @@
 import threading
 import time
 import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from _kernels import DEVICE, KERNELS
+from torch import Tensor
 
 from deq_organics import Circuit, ORGaNICsDEQ, singular_value
 from deq_organics import gated_drive as drive
@@ -26,7 +29,7 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def unchecked(monkeypatch):
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a new process on a device that kernels can run on: nothing was checked."""
     monkeypatch.setattr(checks, "_RESULTS", {})
     if DEVICE.type == "cpu":
@@ -34,7 +37,7 @@ def unchecked(monkeypatch):
             monkeypatch.setattr(module, "kernel_refusal", lambda device: None)
 
 
-def circuit(n=2, **options):
+def circuit(n: int = 2, **options: Any) -> Circuit:
     generator = torch.Generator().manual_seed(n)
     d, w = torch.rand(2, 3, n, generator=generator)[0], torch.rand(n, n, generator=generator)
     return Circuit(d.to(DEVICE), 0.5, 0.3 * torch.eye(n, device=DEVICE), w.to(DEVICE), **options)
@@ -43,10 +46,11 @@ def circuit(n=2, **options):
 class _Answers:
     """A check that counts its calls and fails as told."""
 
-    def __init__(self, error=None, seconds=0.0):
-        self.error, self.seconds, self.calls, self.seen = error, seconds, 0, {}
+    def __init__(self, error: Exception | None = None, seconds: float = 0.0) -> None:
+        self.error, self.seconds, self.calls = error, seconds, 0
+        self.seen: dict[str, Any] = {}
 
-    def __call__(self, device):
+    def __call__(self, device: torch.device) -> None:
         self.calls += 1
         time.sleep(self.seconds)
         self.seen = {
@@ -61,7 +65,7 @@ class _Answers:
 
 
 class TestTheCheck:
-    def test_once_for_each_family_device_and_variant(self):
+    def test_once_for_each_family_device_and_variant(self) -> None:
         check = _Answers()
         for family, variant in [("a", 1), ("a", 1), ("a", 2), ("b", 1), ("b", 1)]:
             assert checks.failure(family, DEVICE, variant, check) is None
@@ -76,7 +80,7 @@ class TestTheCheck:
             (ValueError("x" * 1000), "x" * 200 + "..."),
         ],
     )
-    def test_a_failure_is_kept_with_its_reason(self, error, told):
+    def test_a_failure_is_kept_with_its_reason(self, error: Exception, told: str) -> None:
         check = _Answers(error)
         reasons = {checks.failure("thing", DEVICE, 1, check) for _ in range(3)}
         assert check.calls == 1
@@ -84,7 +88,7 @@ class TestTheCheck:
         assert reason.startswith("this device: the self-check of its thing failed: ")
         assert reason.endswith(told)
 
-    def test_threads_wait_for_one_check(self):
+    def test_threads_wait_for_one_check(self) -> None:
         check, found = _Answers(RuntimeError("no"), seconds=0.2), []
         threads = [
             threading.Thread(target=lambda: found.append(checks.failure("thing", DEVICE, 1, check)))
@@ -98,10 +102,10 @@ class TestTheCheck:
         assert len(found) == 5
         assert len(set(found)) == 1
 
-    def test_it_sees_nothing_of_its_caller(self):
+    def test_it_sees_nothing_of_its_caller(self) -> None:
         check, before = _Answers(), torch.get_rng_state()
 
-        def ask(x):
+        def ask(x: Tensor) -> Tensor:
             with (
                 torch.inference_mode(),
                 torch.autocast("cpu", dtype=torch.bfloat16),
@@ -121,7 +125,7 @@ class TestTheCheck:
         }
         assert torch.equal(torch.get_rng_state(), before)
 
-    def test_not_within_a_capture(self, monkeypatch):
+    def test_not_within_a_capture(self, monkeypatch: pytest.MonkeyPatch) -> None:
         check = _Answers()
         monkeypatch.setattr(checks, "_is_capturing", lambda device: True)
         assert "capturing stream" in checks.failure("thing", DEVICE, 1, check)
@@ -132,28 +136,28 @@ class TestTheCheck:
         assert checks.failure("thing", DEVICE, 1, check) is None
 
     @pytest.mark.parametrize("error", [1e-3, float("nan"), float("inf")])
-    def test_numbers_that_deviate(self, error):
+    def test_numbers_that_deviate(self, error: float) -> None:
         exact = torch.ones(2, 3, dtype=torch.float64)
         checks.compare("it", exact.float(), exact, 1e-6)
         with pytest.raises(checks.Deviation, match="it deviates by"):
             checks.compare("it", exact + error, exact, 1e-6)
 
 
-def _off(launch, factor=1.01):
+def _off(launch: Callable[..., Any], factor: float = 1.01) -> Callable[..., Any]:
     """A launch whose first result is wrong by 1 %."""
 
-    def wrong(*arguments, **options):
+    def wrong(*arguments: Any, **options: Any) -> tuple[Any, ...]:
         first, *others = launch(*arguments, **options)
         return (first * factor, *others)
 
     return wrong
 
 
-def _broken(*arguments, **options):
+def _broken(*arguments: Any, **options: Any) -> NoReturn:
     raise RuntimeError("PassManager::run failed")
 
 
-def _breakages():
+def _breakages() -> list[tuple[str, str]]:
     return [("wrong", "deviates by"), ("broken", "RuntimeError: PassManager::run failed")]
 
 
@@ -161,12 +165,12 @@ class TestTheFamilies:
     """Each is used where it is right; auto leaves a wrong or broken one, and says why."""
 
     @pytest.mark.parametrize(("kind", "told"), _breakages())
-    def test_steady_state(self, kind, told, monkeypatch):
+    def test_steady_state(self, kind: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
         from deq_organics.steady_state.backends.triton import self_check
 
-        solve = self_check.solve
+        solve = self_check.solve  # type: ignore[attr-defined]
 
-        def wrong(*arguments):
+        def wrong(*arguments: Any) -> tuple[Any, Any]:
             solution, settled = solve(*arguments)
             return solution._replace(y=1.01 * solution.y), settled
 
@@ -181,7 +185,9 @@ class TestTheFamilies:
         assert torch.equal(circuit().steady_state().y, expected.y)
 
     @pytest.mark.parametrize(("kind", "told"), _breakages())
-    def test_the_adjoint_counts_where_gradients_are_asked(self, kind, told, monkeypatch):
+    def test_the_adjoint_counts_where_gradients_are_asked(
+        self, kind: str, told: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from deq_organics.steady_state.backends.triton import self_check
 
         monkeypatch.setattr(
@@ -202,7 +208,7 @@ class TestTheFamilies:
             assert plain.backend_for().backend == "cuda"
 
     @pytest.mark.parametrize(("kind", "told"), _breakages())
-    def test_bound(self, kind, told, monkeypatch):
+    def test_bound(self, kind: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
         launch = singular_value._launch
         wrong = _off(launch) if kind == "wrong" else _broken
         monkeypatch.setattr(singular_value, "_launch", wrong)
@@ -214,7 +220,7 @@ class TestTheFamilies:
             SingularValueBound(backend="cuda")(weight)
 
     @pytest.mark.parametrize("wrong", ["_forward", "_backward"])
-    def test_drive(self, wrong, monkeypatch):
+    def test_drive(self, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
         right = getattr(drive, wrong)
         if wrong == "_backward":
             monkeypatch.setattr(drive, wrong, _off(right))
@@ -231,12 +237,14 @@ class TestTheFamilies:
 
     @pytest.mark.parametrize("wrong", ["run_forward", "run_backward"])
     @pytest.mark.parametrize(("kind", "told"), _breakages())
-    def test_sequences(self, wrong, kind, told, monkeypatch):
+    def test_sequences(
+        self, wrong: str, kind: str, told: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from recurrent.backends.cuda import self_check
 
         right = getattr(self_check, wrong)
 
-        def off(*arguments):
+        def off(*arguments: Any) -> Any:
             found = right(*arguments)
             if wrong == "run_forward":
                 return found._replace(y=1.01 * found.y)
@@ -261,12 +269,12 @@ class TestRightKernels:
     """Under the interpreter they are right, and pass."""
 
     @pytest.mark.parametrize(("n", "rectified"), [(1, False), (5, True), (17, False)])
-    def test_steady_state(self, n, rectified):
+    def test_steady_state(self, n: int, rectified: bool) -> None:
         one = torch.zeros(1, n, device=DEVICE)
         assert steady_state_failure(one, rectified, differentiated=True) is None
 
     @pytest.mark.parametrize("n", [1, 2, 16, 33])
-    def test_parts(self, n):
+    def test_parts(self, n: int) -> None:
         assert drive.self_check(torch.zeros(1, n, device=DEVICE)) is None
         assert singular_value.self_check(torch.zeros(n, n, device=DEVICE)) is None
 
@@ -278,12 +286,12 @@ class TestRightKernels:
             (5, {"input_gain": "fixed", "rectifier": "after_weights"}),
         ],
     )
-    def test_sequences(self, n, options):
+    def test_sequences(self, n: int, options: dict[str, Any]) -> None:
         rnn = ORGaNICsRNN(2, n, device=DEVICE, **options)
         choice = rnn.backend_for(torch.rand(2, 3, 2, device=DEVICE))
         assert (choice.backend.name, choice.reason) == ("cuda", "first choice")
 
-    def test_variants_are_checked_by_themselves(self, monkeypatch):
+    def test_variants_are_checked_by_themselves(self, monkeypatch: pytest.MonkeyPatch) -> None:
         x, keys = torch.rand(2, 4, 2, device=DEVICE), checks._RESULTS
         monkeypatch.setattr(checks, "_run", lambda family, device, check: None)
         first = ORGaNICsRNN(2, 2, device=DEVICE)
@@ -296,10 +304,10 @@ class TestRightKernels:
         assert len(keys) == 3
 
 
-def _forbid_launches(monkeypatch):
+def _forbid_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every way to a kernel raise."""
 
-    def launched(*arguments, **options):
+    def launched(*arguments: Any, **options: Any) -> NoReturn:
         raise AssertionError("a kernel was launched")
 
     monkeypatch.setattr(singular_value, "_launch", launched)
@@ -311,7 +319,7 @@ def _forbid_launches(monkeypatch):
 
 class TestNamedBackends:
     @pytest.mark.parametrize("recurrence", ["spectral", "unconstrained", "identity"])
-    def test_torch_launches_nothing(self, recurrence, monkeypatch):
+    def test_torch_launches_nothing(self, recurrence: str, monkeypatch: pytest.MonkeyPatch) -> None:
         _forbid_launches(monkeypatch)
         built = ORGaNICsDEQ(3, 4, recurrence, device=DEVICE, backend="torch")
         switched = ORGaNICsDEQ(3, 4, recurrence, device=DEVICE)
@@ -329,7 +337,9 @@ class TestNamedBackends:
 
     @pytest.mark.parametrize("name", ["reference", "fused"])
     @pytest.mark.parametrize("recurrence", ["spectral", "unconstrained"])
-    def test_sequences_without_kernels_launch_nothing(self, name, recurrence, monkeypatch):
+    def test_sequences_without_kernels_launch_nothing(
+        self, name: str, recurrence: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         _forbid_launches(monkeypatch)
         x = torch.rand(2, 2, 3, device=DEVICE, requires_grad=True)
         built = ORGaNICsRNN(3, 4, 2, recurrence=recurrence, backend=name, device=DEVICE)
@@ -341,9 +351,9 @@ class TestNamedBackends:
             assert (choice.backend.name, choice.reason) == (name, "named")
         assert not checks._RESULTS
 
-    def test_auto_launches(self, monkeypatch):
+    def test_auto_launches(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The kernels that the tests above forbid are those that would run."""
-        calls = []
+        calls: Any = []
         for module, name in ((singular_value, "_launch"), (drive, "_launch")):
             launch = getattr(module, name)
             monkeypatch.setattr(
@@ -352,7 +362,7 @@ class TestNamedBackends:
         ORGaNICsDEQ(3, 2, device=DEVICE)(torch.rand(2, 3, device=DEVICE))
         assert len(set(calls)) == 2
 
-    def test_backend_for_tells_of_parts(self, monkeypatch):
+    def test_backend_for_tells_of_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         x = torch.rand(2, 3, device=DEVICE)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -363,14 +373,16 @@ class TestNamedBackends:
         assert "its singular-value bound by cuda (first choice)" in choice.reason
         assert ORGaNICsDEQ(3, 2, device=DEVICE).backend_for(x) == ("cuda", "first choice")
 
-    def test_backend_for_tells_of_a_bound_too_large_for_its_kernel(self, monkeypatch):
+    def test_backend_for_tells_of_a_bound_too_large_for_its_kernel(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(singular_value, "_LARGEST_SIZE", 1)
         rnn = ORGaNICsRNN(3, 2, recurrence="spectral", device=DEVICE)
         choice = rnn.backend_for(torch.rand(2, 2, 3, device=DEVICE))
         assert choice.backend.name == "cuda"
         assert "its singular-value bound by torch (cuda does not support 2 neurons" in choice.reason
 
-    def test_a_backend_assigned_later_is_checked(self):
+    def test_a_backend_assigned_later_is_checked(self) -> None:
         layer = ORGaNICsDEQ(3, 2)
         with pytest.raises(ValueError, match="backend: got 'fast', expected one of"):
             layer.backend = "fast"

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from _circuits import DOUBLE, POOL, random_parameters, vector
 from scipy import signal, stats
 from torch import Tensor
 
-from deq_organics import Circuit, cross_spectrum
+from deq_organics import Circuit, CrossSpectrum, cross_spectrum
 
 COPIES = 1024
 FAMILY_WISE_ERROR = 1e-3
@@ -59,7 +59,7 @@ EXPERIMENTS = {
 }
 
 
-def record(experiment):
+def record(experiment: Experiment) -> np.ndarray:
     """Deviations from rest, ``(2n, COPIES, samples)``, by the stochastic Heun scheme."""
     circuit, noise_y, noise_a, step, samples, _ = experiment
     n, generator = circuit.n, torch.Generator().manual_seed(0)
@@ -67,7 +67,7 @@ def record(experiment):
     rest = torch.cat([state.y, state.a])
     noise = torch.cat([torch.as_tensor(s, dtype=DOUBLE).expand(n) for s in (noise_y, noise_a)])
 
-    def flow(x):
+    def flow(x: Tensor) -> Tensor:
         return torch.cat(circuit.vector_field(*x.split(n, -1)), -1)
 
     burn_in = samples // 4  # at least 12 of the slowest time constants
@@ -84,7 +84,7 @@ def record(experiment):
 
 
 @cache
-def estimate(name):
+def estimate(name: str) -> tuple[Tensor, np.ndarray]:
     """Frequencies and the mean of every pair's periodogram, ``(F, 2n, 2n)``, by scipy."""
     experiment = EXPERIMENTS[name]
     x = record(experiment)
@@ -108,7 +108,7 @@ def estimate(name):
     return torch.from_numpy(frequency), mean
 
 
-def deviations(mean, density):
+def deviations(mean: np.ndarray, density: np.ndarray) -> np.ndarray:
     """Each deviation of the estimate in units of its band's half-width: above 1 is outside.
 
     ``(F, 2n, 2n)``: the diagonal has the powers, whose estimates follow a chi-square law; the
@@ -136,19 +136,19 @@ def deviations(mean, density):
     return found
 
 
-def theory(name, circuit=None, **changes):
+def theory(name: str, circuit: Circuit | None = None, **changes: Any) -> CrossSpectrum:
     experiment = EXPERIMENTS[name]
     noise = {"noise_y": experiment.noise_y, "noise_a": experiment.noise_a, **changes}
     return cross_spectrum(circuit or experiment.circuit, estimate(name)[0], **noise)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_simulated_circuits_have_these_spectra(name):
+def test_simulated_circuits_have_these_spectra(name: str) -> None:
     assert deviations(estimate(name)[1], theory(name).density.numpy()).max() < 1
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_band_rejects_wrong_spectra(name):
+def test_the_band_rejects_wrong_spectra(name: str) -> None:
     mean, (circuit, noise_y, *_) = estimate(name)[1], EXPERIMENTS[name]
     wrong = {
         "tau_a 10 % off": theory(name, replace(circuit, tau_a=1.1 * circuit.tau_a)).density,
@@ -160,8 +160,8 @@ def test_the_band_rejects_wrong_spectra(name):
     assert min(found.values()) > 1, found
 
 
-def test_the_circuits_are_what_they_are_called():
-    def eigenvalues(name):
+def test_the_circuits_are_what_they_are_called() -> None:
+    def eigenvalues(name: str) -> Tensor:
         circuit = EXPERIMENTS[name].circuit
         state = circuit.steady_state()
         return torch.linalg.eigvals(circuit.jacobian(state.y, state.a))
@@ -173,7 +173,7 @@ def test_the_circuits_are_what_they_are_called():
     assert (power.amax(0) > 1.2 * power[0]).all()
 
 
-def test_summary():
+def test_summary() -> None:
     found = theory("resonant")
     text = str(found)
     assert text.startswith("CrossSpectrum of 1 circuits, n = 2, one-sided, at 121 frequencies")

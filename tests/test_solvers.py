@@ -1,10 +1,13 @@
 """Every solver by its name, Algorithm 1 to the letter, and the parts of the default solver."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from _circuits import DOUBLE, MODELS, random_parameters
+from torch import Tensor
 
 from deq_organics import Circuit, Status
 from deq_organics.stability.spectrum import is_stable, leading_eigenvalues
@@ -16,7 +19,7 @@ from deq_organics.steady_state.methods.preconditioner import Preconditioner
 from deq_organics.steady_state.methods.relaxation.dynamics import follow, rest
 
 
-def test_names():
+def test_names() -> None:
     assert SOLVERS == (
         "auto",
         "algorithm1",
@@ -30,7 +33,7 @@ def test_names():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("rectified", [False, True])
-def test_solvers_agree(circuit, solver, rectified):
+def test_solvers_agree(circuit: Callable[..., Circuit], solver: str, rectified: bool) -> None:
     batch = circuit((20,), 3, rectified=rectified)
     expected = batch.steady_state(tol=1e-12)
     state = batch.steady_state(solver, tol=1e-9, on_failure="ignore")
@@ -43,7 +46,7 @@ def test_solvers_agree(circuit, solver, rectified):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_gradients_agree(parameters, solver):
+def test_gradients_agree(parameters: Callable[..., dict[str, Any]], solver: str) -> None:
     states, masks = [], []
     for name in ("auto", solver):
         arguments = parameters((5,), 3)
@@ -59,7 +62,7 @@ def test_gradients_agree(parameters, solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_too_few_iterations_are_reported(circuit, solver):
+def test_too_few_iterations_are_reported(circuit: Callable[..., Circuit], solver: str) -> None:
     state = circuit((5,), 3).steady_state(solver, tol=1e-13, max_iter=1, on_failure="ignore")
     if solver == "auto":  # its safeguard does not count as iterations of the fast method
         assert state.converged.all()
@@ -68,7 +71,7 @@ def test_too_few_iterations_are_reported(circuit, solver):
         assert (state.status == Status.MAX_ITERATIONS).all()
 
 
-def test_algorithm1_is_the_papers_iteration(circuit):
+def test_algorithm1_is_the_papers_iteration(circuit: Callable[..., Circuit]) -> None:
     """Three steps by hand, for one circuit, with the formulas of the paper."""
     one = circuit((), 4)
     d, c, wr, w = (
@@ -89,7 +92,9 @@ def test_algorithm1_is_the_papers_iteration(circuit):
 
 
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
-def test_algorithm1_solves_every_model(circuit, exponent, rectified):
+def test_algorithm1_solves_every_model(
+    circuit: Callable[..., Circuit], exponent: float, rectified: bool
+) -> None:
     batch = circuit((30,), 4, exponent=exponent, rectified=rectified)
     state = batch.steady_state("algorithm1", tol=1e-8, max_iter=200, on_failure="ignore")
     expected = batch.steady_state(tol=1e-12)
@@ -98,7 +103,7 @@ def test_algorithm1_solves_every_model(circuit, exponent, rectified):
     torch.testing.assert_close(state.y[good], expected.y[good], rtol=1e-5, atol=1e-6)
 
 
-def test_auto_solves_what_algorithm1_solves(circuit):
+def test_auto_solves_what_algorithm1_solves(circuit: Callable[..., Circuit]) -> None:
     """EQUATIONS.md: at n = 2 Algorithm 1 never converges in about 0.5 % of the circuits."""
     batch = circuit((2000,), 2, recurrence="per-circuit", shared=False)
     paper = batch.steady_state("algorithm1", tol=1e-6, max_iter=500, on_failure="ignore")
@@ -108,7 +113,7 @@ def test_auto_solves_what_algorithm1_solves(circuit):
     assert ours.converged[paper.converged & stable].all()
 
 
-def test_the_safeguard_alone_solves(circuit):
+def test_the_safeguard_alone_solves(circuit: Callable[..., Circuit]) -> None:
     """With one fast step allowed, Newton's method and the dynamics do the work."""
     batch = circuit((50,), 3, recurrence="per-circuit", shared=False)
     alone = batch.steady_state(tol=1e-10, max_iter=1, on_failure="ignore")
@@ -117,7 +122,7 @@ def test_the_safeguard_alone_solves(circuit):
     torch.testing.assert_close(alone.y, expected.y, rtol=1e-6, atol=1e-8)
 
 
-def test_newton_converges_from_nearby(circuit):
+def test_newton_converges_from_nearby(circuit: Callable[..., Circuit]) -> None:
     batch = circuit((20,), 3)
     exact = batch.steady_state(tol=1e-13)
     found = solve_newton(batch.flatten(), 1.01 * exact.y, 1.01 * exact.a, 1e-13, 10)
@@ -126,7 +131,7 @@ def test_newton_converges_from_nearby(circuit):
     assert (found.iterations <= 6).all()
 
 
-def test_newton_keeps_a_positive_and_survives_nan(circuit):
+def test_newton_keeps_a_positive_and_survives_nan(circuit: Callable[..., Circuit]) -> None:
     problem = circuit((4,), 3).flatten()
     y = torch.full((4, 3), 50.0, dtype=DOUBLE)
     y[0] = torch.nan
@@ -135,7 +140,9 @@ def test_newton_keeps_a_positive_and_survives_nan(circuit):
     assert found.status[0] == Status.MAX_ITERATIONS
 
 
-def test_the_dynamics_settle_or_say_how_they_do_not(circuit, counterexample):
+def test_the_dynamics_settle_or_say_how_they_do_not(
+    circuit: Callable[..., Circuit], counterexample: Callable[..., Circuit]
+) -> None:
     batch = circuit((10,), 3)
     problem = batch.flatten()
     solution = follow(problem, rest(problem), 1e-9)
@@ -146,7 +153,7 @@ def test_the_dynamics_settle_or_say_how_they_do_not(circuit, counterexample):
     assert solution.status.tolist() == [Status.DIVERGED]
 
 
-def test_the_dynamics_recognise_an_oscillation():
+def test_the_dynamics_recognise_an_oscillation() -> None:
     """A rotation with gain above one: the trajectory ends on a limit cycle."""
     wr = 3.0 * torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=DOUBLE) + 1.5 * torch.eye(
         2, dtype=DOUBLE
@@ -160,7 +167,12 @@ def test_the_dynamics_recognise_an_oscillation():
 
 @pytest.mark.parametrize("n", [4, 12, 24])
 @pytest.mark.parametrize("rectified", [False, True])
-def test_verdicts_agree_with_the_eigenvalues(parameters, any_state, n, rectified):
+def test_verdicts_agree_with_the_eigenvalues(
+    parameters: Callable[..., dict[str, Any]],
+    any_state: Callable[..., tuple[Tensor, Tensor]],
+    n: int,
+    rectified: bool,
+) -> None:
     seen = torch.zeros(2)
     for singular_value in (0.5, 1.0, 2.0):
         arguments = parameters(
@@ -182,7 +194,7 @@ def test_verdicts_agree_with_the_eigenvalues(parameters, any_state, n, rectified
     assert (seen > 50).all()
 
 
-def test_the_preconditioner_is_exact_for_a_diagonal():
+def test_the_preconditioner_is_exact_for_a_diagonal() -> None:
     generator = torch.Generator().manual_seed(1)
     wr = torch.diag(2.0 * torch.rand(5, generator=generator, dtype=DOUBLE) - 1.0)
     drive, gain = torch.rand(2, 7, 5, generator=generator, dtype=DOUBLE)
@@ -194,7 +206,7 @@ def test_the_preconditioner_is_exact_for_a_diagonal():
         torch.testing.assert_close((there @ solution[..., None])[..., 0], drive)
 
 
-def test_the_accelerator_solves_a_linear_problem_in_n_steps():
+def test_the_accelerator_solves_a_linear_problem_in_n_steps() -> None:
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(4, 4, generator=generator, dtype=DOUBLE)
     target = torch.randn(6, 4, generator=generator, dtype=DOUBLE)
@@ -206,7 +218,7 @@ def test_the_accelerator_solves_a_linear_problem_in_n_steps():
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 6, 12, 80])
-def test_the_fast_iteration_is_not_thrown_off_close_to_the_solution(n):
+def test_the_fast_iteration_is_not_thrown_off_close_to_the_solution(n: int) -> None:
     """At 4 neurons it was, for most circuits, where ``tol`` was below 1e-8."""
     for rectified, singular_value in itertools.product((False, True), (0.5, 1.0)):
         circuit = Circuit(

@@ -1,8 +1,12 @@
 """The bound of the largest singular value: value and derivatives, also where values coincide."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from _circuits import DOUBLE
+from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import hessian, jacrev, vmap
 
@@ -12,20 +16,22 @@ from deq_organics.spectral_norm import bounding_scale
 NAN, INF = float("nan"), float("inf")
 
 
-def gaussian(*shape, seed=0):
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
 
 
-def orthogonal(n, seed=0):
+def orthogonal(n: int, seed: int = 0) -> Tensor:
     return torch.linalg.qr(gaussian(n, n, seed=seed))[0]
 
 
-def with_singular_values(*values):
+def with_singular_values(*values: float) -> Tensor:
     n = len(values)
     return orthogonal(n) * torch.tensor(values, dtype=DOUBLE) @ orthogonal(n, seed=1)
 
 
-def differences(function, x, direction, step=2e-3):
+def differences(
+    function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor, step: float = 2e-3
+) -> tuple[Tensor, Tensor]:
     """First and second derivative along a direction, by values of the function alone."""
     far, near = ([function(x + t * direction) for t in (-k * step, k * step)] for k in (2, 1))
     first = (8 * (near[1] - near[0]) - (far[1] - far[0])) / (12 * step)
@@ -35,12 +41,12 @@ def differences(function, x, direction, step=2e-3):
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 3), (2, 1, 2, 2), (4, 2), (2, 4)])
 @pytest.mark.parametrize("bound", [0.4, 1.7])
-def test_where_the_largest_is_simple(shape, bound):
+def test_where_the_largest_is_simple(shape: tuple[int, ...], bound: float) -> None:
     weight = (2 * gaussian(*shape)).requires_grad_()
     expected = bound / torch.linalg.matrix_norm(weight, 2, keepdim=True).clamp_min(bound)
     torch.testing.assert_close(bounding_scale(weight, bound), expected)
 
-    def slope(weight):
+    def slope(weight: Tensor) -> Tensor:
         scale = bounding_scale(weight, bound).sum()
         if not scale.requires_grad:
             return torch.zeros_like(weight)
@@ -61,18 +67,18 @@ def test_where_the_largest_is_simple(shape, bound):
         ((3e4, 3e4, 1.0), 2),
     ],
 )
-def test_where_several_coincide(values, equal):
+def test_where_several_coincide(values: tuple[float, ...], equal: int) -> None:
     """The root mean square of those that coincide, differentiated without this module."""
     weight = with_singular_values(*values)
 
-    def oracle(weight):
+    def oracle(weight: Tensor) -> Tensor:
         top = torch.linalg.svdvals(weight)[..., :equal]
         return weight / top.square().mean(-1).sqrt()[..., None, None]
 
     bounded = SingularValueBound(1.0)
     projection = gaussian(*weight.shape, seed=5)
 
-    def along(weight):
+    def along(weight: Tensor) -> Tensor:
         return (bounded(weight) * projection).sum()
 
     gradient = jacrev(along)(weight)
@@ -93,7 +99,9 @@ def test_where_several_coincide(values, equal):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", [1, 2, 7, 64])
 @pytest.mark.parametrize("bound", [1.0, 0.3])
-def test_on_the_bound_the_derivatives_are_those_from_within(n, dtype, bound):
+def test_on_the_bound_the_derivatives_are_those_from_within(
+    n: int, dtype: torch.dtype, bound: float
+) -> None:
     """The identity and orthogonal matrices, where training starts."""
     for weight in (torch.eye(n, dtype=DOUBLE), orthogonal(n)):
         weight = (bound * weight).to(dtype).requires_grad_()
@@ -111,7 +119,7 @@ def test_on_the_bound_the_derivatives_are_those_from_within(n, dtype, bound):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_modes_agree(seed):
+def test_modes_agree(seed: int) -> None:
     """A batch of matrices within, on and above the bound, eagerly and mapped."""
     weights = torch.stack(
         [0.1 * gaussian(5, 5, seed=seed), orthogonal(5, seed), 3 * orthogonal(5, seed + 1),
@@ -127,7 +135,7 @@ def test_modes_agree(seed):
 
 
 @pytest.mark.parametrize("size", [1e-320, 1e-200, 1e-30, 1e30, 1e200, 1e307])
-def test_any_size(size):
+def test_any_size(size: float) -> None:
     weight = (size * gaussian(4, 4)).requires_grad_()
     bounded = SingularValueBound(1.0)(weight)
     unit = gaussian(4, 4) / torch.linalg.matrix_norm(gaussian(4, 4), 2)
@@ -136,14 +144,14 @@ def test_any_size(size):
     assert torch.isfinite(weight.grad).all()
 
 
-def test_meta():
+def test_meta() -> None:
     weight = torch.empty(2, 3, 3, device="meta", requires_grad=True)
     bounded = SingularValueBound(1.0)(weight)
     bounded.sum().backward()
     assert bounded.shape == weight.grad.shape == (2, 3, 3)
 
 
-def test_a_batch_whose_values_coincide_in_different_numbers():
+def test_a_batch_whose_values_coincide_in_different_numbers() -> None:
     weights = torch.stack([2 * orthogonal(4), with_singular_values(3.0, 3.0, 1.0, 1.0)])
     weights = torch.cat([weights, gaussian(1, 4, 4), 0.1 * gaussian(1, 4, 4)]).requires_grad_()
     projection = gaussian(4, 4, seed=5)
@@ -157,14 +165,14 @@ def test_a_batch_whose_values_coincide_in_different_numbers():
 class TestNotFinite:
     @pytest.mark.parametrize("value", [NAN, INF, -INF])
     @pytest.mark.parametrize("transform", [lambda f: f, lambda f: vmap(f)])
-    def test_the_weight_is_named(self, value, transform):
+    def test_the_weight_is_named(self, value: float, transform: Callable[..., Any]) -> None:
         weights = torch.randn(2, 3, 3)
         weights[1, 0, 2] = value
         bounded = SingularValueBound(1.0, "Wr")
         with pytest.raises(ValueError, match=r"^Wr: got 1 NaN or infinite values of 18"):
             transform(bounded)(weights)
 
-    def test_compiled(self):
+    def test_compiled(self) -> None:
         weights = torch.stack([3 * torch.eye(3), torch.full((3, 3), NAN), 0.5 * torch.eye(3)])
         found = torch.compile(SingularValueBound(1.0), backend="eager", fullgraph=True)(weights)
         torch.testing.assert_close(found[::2], SingularValueBound(1.0)(weights[::2]))

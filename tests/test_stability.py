@@ -1,14 +1,18 @@
 """The checker against dense eigenvalues, and the certificate that needs none."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from _circuits import DOUBLE, MODELS, RECURRENCES
+from torch import Tensor
 
-from deq_organics import Circuit, ORGaNICsDEQ, check_stability, m_matrix_certificate
+from deq_organics import Circuit, ORGaNICsDEQ, SteadyState, check_stability, m_matrix_certificate
 
 
-def leading(circuit, state):
+def leading(circuit: Circuit, state: SteadyState) -> Tensor:
     """Leading eigenvalues by numpy, of the pair the upper one."""
     values = np.linalg.eigvals(circuit.jacobian(state.y, state.a).detach().double().numpy())
     first = np.take_along_axis(values, values.real.argmax(-1)[..., None], -1)[..., 0]
@@ -17,7 +21,9 @@ def leading(circuit, state):
 
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
 @pytest.mark.parametrize("recurrence", RECURRENCES)
-def test_agrees_with_dense_eigenvalues(parameters, recurrence, exponent, rectified):
+def test_agrees_with_dense_eigenvalues(
+    parameters: Callable[..., dict[str, Any]], recurrence: str, exponent: float, rectified: bool
+) -> None:
     arguments = parameters((40,), 4, recurrence=recurrence, exponent=exponent, rectified=rectified)
     circuit = Circuit(**arguments, tau_y=0.3, tau_a=torch.linspace(0.5, 2, 4, dtype=DOUBLE))
     state = circuit.steady_state(tol=1e-12, on_failure="ignore")
@@ -34,7 +40,7 @@ def test_agrees_with_dense_eigenvalues(parameters, recurrence, exponent, rectifi
 
 
 @pytest.mark.parametrize("n", [1, 10, 80])
-def test_sizes(circuit, n):
+def test_sizes(circuit: Callable[..., Circuit], n: int) -> None:
     batch = circuit((70 if n < 80 else 3,), n)
     state = batch.steady_state(tol=1e-12, on_failure="ignore")
     real = check_stability(batch, state).leading_eigenvalue.real
@@ -44,13 +50,13 @@ def test_sizes(circuit, n):
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
-def test_shapes(circuit, batch):
+def test_shapes(circuit: Callable[..., Circuit], batch: tuple[int, ...]) -> None:
     report = check_stability(circuit(batch))
     assert report.leading_eigenvalue.shape == report.stable.shape == report.margin.shape == batch
     assert report.stable.dtype == torch.bool
 
 
-def test_single_precision_is_checked_in_double(circuit):
+def test_single_precision_is_checked_in_double(circuit: Callable[..., Circuit]) -> None:
     batch = circuit((20,), 4, dtype=torch.float32)
     state = batch.steady_state()
     report = check_stability(batch, state)
@@ -58,7 +64,7 @@ def test_single_precision_is_checked_in_double(circuit):
     torch.testing.assert_close(-report.margin, leading(batch, state).real, rtol=0, atol=1e-5)
 
 
-def test_theorem_4_4(parameters):
+def test_theorem_4_4(parameters: Callable[..., dict[str, Any]]) -> None:
     """Equal parameters and W = alpha 11': the eigenvalues are known."""
     n, alpha, b0, tau_y, tau_a = 4, 0.3, 0.6, 0.7, 1.9
     drive = parameters((), n)["input_drive"]
@@ -73,7 +79,9 @@ def test_theorem_4_4(parameters):
 
 
 @pytest.mark.parametrize("given_state", [False, True])
-def test_circuits_without_a_steady_state(counterexample, given_state):
+def test_circuits_without_a_steady_state(
+    counterexample: Callable[..., Circuit], given_state: bool
+) -> None:
     circuit = counterexample(2)
     state = circuit.steady_state(on_failure="ignore") if given_state else None
     report = check_stability(circuit, state)
@@ -83,7 +91,7 @@ def test_circuits_without_a_steady_state(counterexample, given_state):
     assert "without steady state: 2" in str(report)
 
 
-def test_an_unstable_fixed_point_is_called_unstable():
+def test_an_unstable_fixed_point_is_called_unstable() -> None:
     """Algorithm 1 does not ask whether its fixed point is stable; the checker does."""
     one = torch.ones(1, 1, dtype=DOUBLE)
     d, wr = torch.linspace(0.6, 0.9, 7, dtype=DOUBLE).unsqueeze(-1), -one
@@ -94,7 +102,7 @@ def test_an_unstable_fixed_point_is_called_unstable():
     assert torch.equal(report.stable, state.converged & (found < 0))
 
 
-def test_summary(circuit):
+def test_summary(circuit: Callable[..., Circuit]) -> None:
     text = str(check_stability(circuit((5,), 3)))
     assert text.startswith("StabilityReport of 5 circuits: 5 stable (100.00 %)")
     assert "largest real part: max -" in text
@@ -102,7 +110,7 @@ def test_summary(circuit):
 
 
 @pytest.mark.parametrize("recurrence", ["identity", "spectral", "unconstrained"])
-def test_a_layer(recurrence):
+def test_a_layer(recurrence: str) -> None:
     torch.manual_seed(0)
     layer = ORGaNICsDEQ(6, 5, recurrence)
     x = torch.randn(2, 3, 6)
@@ -114,7 +122,7 @@ def test_a_layer(recurrence):
     assert not report.margin.requires_grad
 
 
-def test_the_check_does_not_change_the_graph():
+def test_the_check_does_not_change_the_graph() -> None:
     layer = ORGaNICsDEQ(6, 5)
     x = torch.randn(3, 6)
     rates = layer(x)
@@ -127,7 +135,13 @@ class TestCertificate:
     @pytest.mark.parametrize("exponent", [1.5, 2.0, 3.0])
     @pytest.mark.parametrize("rectified", [False, True])
     @pytest.mark.parametrize("tau_y", [1e-3, 1.0, 1e3])
-    def test_it_proves_lyapunov_diagonal_stability(self, parameters, exponent, rectified, tau_y):
+    def test_it_proves_lyapunov_diagonal_stability(
+        self,
+        parameters: Callable[..., dict[str, Any]],
+        exponent: float,
+        rectified: bool,
+        tau_y: float,
+    ) -> None:
         arguments = parameters(
             (50,), 6, recurrence="identity", exponent=exponent, rectified=rectified, shared=False
         )
@@ -148,11 +162,11 @@ class TestCertificate:
         eigenvalues = torch.linalg.eigvalsh(form + form.mT)
         assert (eigenvalues > 0).all()
 
-    def test_shape(self, circuit):
+    def test_shape(self, circuit: Callable[..., Circuit]) -> None:
         certificate = m_matrix_certificate(circuit((2, 3), 4, recurrence="identity"))
         assert certificate.certified.shape == (2, 3)
         assert certificate.lyapunov_diagonal.shape == (2, 3, 4)
 
-    def test_other_circuits_are_refused(self, circuit):
+    def test_other_circuits_are_refused(self, circuit: Callable[..., Circuit]) -> None:
         with pytest.raises(ValueError, match="recurrent_weight: got a matrix, expected None"):
             m_matrix_certificate(circuit())

@@ -1,10 +1,14 @@
 """Proofs of stability, each by itself: none of them may ever prove what is not so."""
 
+from collections.abc import Callable
+from typing import Any
+
 import mpmath
 import numpy as np
 import pytest
 import torch
 from _circuits import DOUBLE, random_parameters
+from torch import Tensor
 
 from deq_organics import Circuit, check_stability
 from deq_organics.stability.cayley import Verdict, frobenius, resolvent, spectral_radius
@@ -20,7 +24,7 @@ from deq_organics.stability.spectrum import (
 )
 
 
-def by_powers(matrix):
+def by_powers(matrix: Tensor) -> Tensor:
     shift = frobenius(matrix) / matrix.shape[-1] ** 0.5
     return spectral_radius(*resolvent(matrix, shift).transform(torch.zeros_like(shift)))
 
@@ -28,11 +32,11 @@ def by_powers(matrix):
 PROOFS = [by_powers, side_of_zero]
 
 
-def numpy_real_parts(circuit, y, a):
+def numpy_real_parts(circuit: Circuit, y: Tensor, a: Tensor) -> np.ndarray:
     return np.linalg.eigvals(circuit.jacobian(y, a).double().numpy()).real.max(-1)
 
 
-def undamped(size, batch, generator):
+def undamped(size: int, batch: int, generator: torch.Generator) -> Tensor:
     """Skew-symmetric matrices: all eigenvalues are imaginary."""
     matrix = torch.randn(batch, size, size, generator=generator, dtype=DOUBLE)
     return (matrix - matrix.mT) / size**0.5
@@ -40,7 +44,7 @@ def undamped(size, batch, generator):
 
 @pytest.mark.parametrize("proof", PROOFS)
 @pytest.mark.parametrize("size", [2, 10, 40])
-def test_damping_of_known_size_and_sign(proof, size):
+def test_damping_of_known_size_and_sign(proof: Callable[..., Any], size: int) -> None:
     """``K - d I`` with a skew-symmetric K has the real parts ``-d``."""
     generator = torch.Generator().manual_seed(size)
     damping = torch.logspace(-1, -9, 17, dtype=DOUBLE)
@@ -61,7 +65,7 @@ def test_damping_of_known_size_and_sign(proof, size):
 
 
 @pytest.mark.parametrize("proof", PROOFS)
-def test_far_from_normal_and_just_unstable(proof):
+def test_far_from_normal_and_just_unstable(proof: Callable[..., Any]) -> None:
     """A chain of 2 k neurons, its end fed back: ``(1 + l)^N = 3^(N - 1) feedback``."""
     size = 24
     feedback = 10.0 ** torch.linspace(-14, -8, 40, dtype=DOUBLE)
@@ -78,7 +82,7 @@ def test_far_from_normal_and_just_unstable(proof):
         assert not ((verdict == Verdict.OUTSIDE) & (real < -1e-3)).any()
 
 
-def test_an_error_that_is_too_large_proves_nothing():
+def test_an_error_that_is_too_large_proves_nothing() -> None:
     small = torch.zeros(3, 4, 4, dtype=DOUBLE)
     error = torch.tensor([0.5, 1.5, torch.inf], dtype=DOUBLE)
     assert spectral_radius(small, error).tolist() == [
@@ -91,7 +95,7 @@ def test_an_error_that_is_too_large_proves_nothing():
     assert spectral_radius(growing, error).tolist() == [Verdict.OUTSIDE, Verdict.UNDECIDED]
 
 
-def test_the_resolvents_error_is_bounded():
+def test_the_resolvents_error_is_bounded() -> None:
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(9, 6, 6, generator=generator, dtype=DOUBLE)
     matrix[:, :3, 3:] = torch.diag_embed(matrix[:, :3, 3:].diagonal(dim1=-2, dim2=-1))
@@ -105,7 +109,7 @@ def test_the_resolvents_error_is_bounded():
             assert float(found.error[k]) <= 1e-6 * float(frobenius(found.inverse)[k])
 
 
-def any_states(circuit, seed):
+def any_states(circuit: Circuit, seed: int) -> tuple[Tensor, Tensor]:
     """States that are no fixed points, quiet and loud ones."""
     generator = torch.Generator().manual_seed(seed)
     shape = (*circuit.batch_shape, circuit.n)
@@ -116,7 +120,7 @@ def any_states(circuit, seed):
 
 @pytest.mark.parametrize(("exponent", "rectified"), [(2.0, False), (2.0, True), (1.5, False)])
 @pytest.mark.parametrize("shared", [True, False])
-def test_dissipation_proves_only_what_is_so(exponent, rectified, shared):
+def test_dissipation_proves_only_what_is_so(exponent: float, rectified: bool, shared: bool) -> None:
     """In single precision too; circuits with one mode that sticks out among them."""
     proved_count = unstable = 0
     for seed, spread in enumerate((0.0, 1.0, 2.0)):
@@ -137,14 +141,14 @@ def test_dissipation_proves_only_what_is_so(exponent, rectified, shared):
 
 
 @pytest.mark.parametrize("n", [16, 40])
-def test_dissipation_is_enough_for_most(n):
+def test_dissipation_is_enough_for_most(n: int) -> None:
     """No eigenvalues, no squarings: the quick proof decides, also beside slow modes."""
     circuit = Circuit(**random_parameters((100,), n))
     state = circuit.steady_state(verify_stability=False)
     assert dissipates(circuit.flatten(), state.y, state.a).float().mean() > 0.9
 
 
-def test_one_mode_is_taken_out(monkeypatch):
+def test_one_mode_is_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """One neuron that is driven strongly: its normalization loop sticks out of what dissipates."""
     generator = torch.Generator().manual_seed(0)
     n, size = 12, 16
@@ -165,7 +169,7 @@ def test_one_mode_is_taken_out(monkeypatch):
 
 
 @pytest.mark.parametrize("singular_value", [0.5, 1.0, 2.0])
-def test_the_rightmost_eigenvalue_is_found_or_nothing(singular_value):
+def test_the_rightmost_eigenvalue_is_found_or_nothing(singular_value: float) -> None:
     """Sizes at which the library would not ask for it."""
     found_count = 0
     for n in (24, 32):
@@ -180,7 +184,7 @@ def test_the_rightmost_eigenvalue_is_found_or_nothing(singular_value):
     assert found_count > 30
 
 
-def test_a_guess_that_misses_the_leading_eigenvalue_proves_nothing():
+def test_a_guess_that_misses_the_leading_eigenvalue_proves_nothing() -> None:
     circuit = Circuit(**random_parameters((20,), 24))
     state = circuit.steady_state(tol=1e-12)
     matrix, unit = _in_units(jacobian := _balanced(circuit.flatten(), state.y, state.a))
@@ -193,7 +197,7 @@ def test_a_guess_that_misses_the_leading_eigenvalue_proves_nothing():
 
 
 @pytest.mark.parametrize("n", [1, 11, 12, 40])
-def test_a_circuit_is_judged_by_itself(n):
+def test_a_circuit_is_judged_by_itself(n: int) -> None:
     given = random_parameters((30,), n, recurrence="per-circuit", singular_value=2.0)
     circuit = Circuit(**given)
     y, a = any_states(circuit, n)
@@ -209,7 +213,7 @@ def test_a_circuit_is_judged_by_itself(n):
     assert torch.equal(is_stable(problem, y, a, candidates), expected)
 
 
-def test_an_explicit_identity_is_proved_by_the_theorem(monkeypatch):
+def test_an_explicit_identity_is_proved_by_the_theorem(monkeypatch: pytest.MonkeyPatch) -> None:
     given = random_parameters((6,), 20, recurrence="per-circuit")
     wr = given["recurrent_weight"]
     wr[::2] = torch.eye(20, dtype=DOUBLE)
@@ -229,7 +233,7 @@ def test_an_explicit_identity_is_proved_by_the_theorem(monkeypatch):
 
 @pytest.mark.parametrize("n", [3, 16, 64])
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
-def test_units_of_time_do_not_matter(n, scale):
+def test_units_of_time_do_not_matter(n: int, scale: float) -> None:
     given = random_parameters((8,), n, singular_value=3.0)
     y, a = any_states(Circuit(**given), n)
     plain = Circuit(**given).flatten()
@@ -243,7 +247,7 @@ def test_units_of_time_do_not_matter(n, scale):
 
 @pytest.mark.parametrize("n", [2, 16, 64])
 @pytest.mark.parametrize("size", [1e-200, 1e-30, 1e30, 1e160, torch.inf, torch.nan])
-def test_states_out_of_range_are_not_called_stable_wrongly(n, size):
+def test_states_out_of_range_are_not_called_stable_wrongly(n: int, size: float) -> None:
     """Nothing is raised either."""
     circuit = Circuit(**random_parameters((4,), n, singular_value=2.0))
     y, a = any_states(circuit, n)
@@ -264,7 +268,7 @@ def test_states_out_of_range_are_not_called_stable_wrongly(n, size):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_autocast_and_short_products_change_no_verdict(dtype):
+def test_autocast_and_short_products_change_no_verdict(dtype: torch.dtype) -> None:
     circuit = Circuit(**random_parameters((40,), 16, singular_value=2.0)).to(torch.float32)
     y, a = (part.float() for part in any_states(circuit, 3))
     problem = circuit.flatten()
@@ -279,7 +283,7 @@ def test_autocast_and_short_products_change_no_verdict(dtype):
         torch.set_float32_matmul_precision(before)
 
 
-def test_a_default_device_is_no_matter():
+def test_a_default_device_is_no_matter() -> None:
     circuit = Circuit(**random_parameters((3,), 64))
     state = circuit.steady_state()
     expected = check_stability(circuit, state)
@@ -290,7 +294,7 @@ def test_a_default_device_is_no_matter():
 
 
 @pytest.mark.parametrize("n", [2, 70])
-def test_an_empty_batch(n):
+def test_an_empty_batch(n: int) -> None:
     circuit = Circuit(**random_parameters((0,), n))
     report = check_stability(circuit)
     assert report.stable.shape == report.leading_eigenvalue.shape == (0,)

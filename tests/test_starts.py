@@ -1,32 +1,44 @@
 """Where a circuit settles from a start: by its own dynamics, and what is said when it does not."""
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from _circuits import DOUBLE, POOL, random_parameters, vector
 from scipy.integrate import solve_ivp
+from torch import Tensor
 from torch.func import jacrev, vmap
 
 from deq_organics import Circuit, Reached, Status, check_stability, fixed_points_2d
+from deq_organics.problem import Problem
 from deq_organics.steady_state.methods import auto
 from deq_organics.steady_state.methods.relaxation.rosenbrock import take_step, tolerances
 
 ONE = torch.ones(1, 1, dtype=DOUBLE)
 # Settles from rest at y = 0.9151, and has another stable fixed point at y = -0.8626.
-BISTABLE = {"input_drive": vector(0.1), "inhibitory_drive": 0.05, "recurrent_weight": 2 * ONE}
+BISTABLE: dict[str, Any] = {
+    "input_drive": vector(0.1),
+    "inhibitory_drive": 0.05,
+    "recurrent_weight": 2 * ONE,
+}
 
 
-def bistable(**options):
+def bistable(**options: Any) -> Circuit:
     return Circuit(**BISTABLE, normalization_weight=ONE, **options)
 
 
-def trajectory(circuit, y, a, duration, method="LSODA"):
+def trajectory(
+    circuit: Circuit, y: Tensor, a: Tensor, duration: float, method: str = "LSODA"
+) -> Any:
     """One circuit's trajectory by scipy, at the end of ``duration``."""
     n = circuit.n
     d, c = circuit.input_drive.numpy(), circuit.inhibitory_drive.numpy()
     wr, w = circuit.recurrent_weight.numpy(), circuit.normalization_weight.numpy()
     tau_y, tau_a = circuit.tau_y.numpy(), circuit.tau_a.numpy()
 
-    def field(_, x):
+    def field(_: float, x: np.ndarray) -> list[float]:
         y, a = x[:n], x[n:]
         root = a.clip(0) ** 0.5
         return [*((d - y + (1 - root) * (wr @ y)) / tau_y), *((c - a + w @ (y * y * a)) / tau_a)]
@@ -35,7 +47,7 @@ def trajectory(circuit, y, a, duration, method="LSODA"):
     return solve_ivp(field, (0, duration), start, method, rtol=1e-10, atol=1e-12)
 
 
-def test_each_start_leads_to_its_own_fixed_point():
+def test_each_start_leads_to_its_own_fixed_point() -> None:
     circuit = bistable()
     y = torch.linspace(-2, 2, 9, dtype=DOUBLE).unsqueeze(-1)
     a = torch.linspace(0.2, 0.4, 9, dtype=DOUBLE).unsqueeze(-1)
@@ -52,7 +64,7 @@ def test_each_start_leads_to_its_own_fixed_point():
     }
 
 
-def test_rest_is_where_the_circuit_stays_without_input():
+def test_rest_is_where_the_circuit_stays_without_input() -> None:
     silent = Circuit(torch.zeros(2, dtype=DOUBLE), 0.3, 0.5 * torch.eye(2).double(), POOL)
     assert all((part == 0).all() for part in silent.vector_field(vector(0, 0), vector(0.3, 0.3)))
     circuit = bistable()
@@ -62,7 +74,9 @@ def test_rest_is_where_the_circuit_stays_without_input():
     assert float(named.y) == pytest.approx(0.9151, abs=1e-4)
 
 
-def test_the_default_says_when_the_state_is_not_reached_from_rest(monkeypatch):
+def test_the_default_says_when_the_state_is_not_reached_from_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The dynamics of these circuits diverge from rest; each has a stable fixed point too.
 
     Newton's method finds it from where the fast iteration ended, before the dynamics are followed;
@@ -75,12 +89,12 @@ def test_the_default_says_when_the_state_is_not_reached_from_rest(monkeypatch):
     tensors = {name: parameters.pop(name)[rows] for name in list(parameters)[:4]}
     circuit = Circuit(**tensors, **parameters, tau_a=8.0)
 
-    def only_along_the_dynamics(problem, first, tol):
+    def only_along_the_dynamics(problem: Problem, first: Any, tol: float) -> Any:
         auto._follow_from_rest(problem, first, torch.arange(len(rows)), tol)
         return first
 
     monkeypatch.setattr(auto, "solve_normalized", lambda part, *_: auto.solve_closed_form(part))
-    monkeypatch.setattr(auto, "_STAGES", (auto.MAX_STEPS,))
+    monkeypatch.setattr(auto, "_STAGES", (auto.MAX_STEPS,))  # type: ignore[attr-defined]
     monkeypatch.setattr(auto, "_rescue", only_along_the_dynamics)
     state = circuit.steady_state(tol=1e-9, on_failure="ignore")
     elsewhere = state.converged.nonzero().squeeze(-1)
@@ -93,12 +107,12 @@ def test_the_default_says_when_the_state_is_not_reached_from_rest(monkeypatch):
     assert (from_rest.status[elsewhere] == Status.DIVERGED).all()
 
 
-def test_a_start_has_the_gradient_of_the_state_it_leads_to():
+def test_a_start_has_the_gradient_of_the_state_it_leads_to() -> None:
     y = torch.linspace(-2, 2, 9, dtype=DOUBLE).unsqueeze(-1)
     a = torch.linspace(0.2, 0.4, 9, dtype=DOUBLE).unsqueeze(-1)
 
-    def settled(drive):
-        arguments = {**BISTABLE, "input_drive": drive}
+    def settled(drive: Tensor) -> Tensor:
+        arguments: dict[str, Any] = {**BISTABLE, "input_drive": drive}
         circuit = Circuit(**arguments, normalization_weight=ONE)
         return circuit.steady_state(start=(y, a), tol=1e-13).y
 
@@ -110,7 +124,7 @@ def test_a_start_has_the_gradient_of_the_state_it_leads_to():
     assert len({round(float(value), 4) for value in gradient}) == 2
 
 
-def test_a_start_itself_has_no_gradient_and_maps():
+def test_a_start_itself_has_no_gradient_and_maps() -> None:
     circuit, a = bistable(), vector(0.3)
     y = vector([-2.0], [2.0])
     mapped = vmap(lambda start: circuit.steady_state(start=(start, a)).y)(y)
@@ -123,7 +137,9 @@ def test_a_start_itself_has_no_gradient_and_maps():
     assert drive.grad is not None
 
 
-def test_a_single_circuit_takes_many_starts_and_many_circuits_one(parameters):
+def test_a_single_circuit_takes_many_starts_and_many_circuits_one(
+    parameters: Callable[..., dict[str, Any]],
+) -> None:
     circuit = Circuit(**parameters((4, 1), 3))
     y, a = torch.zeros(5, 3, dtype=DOUBLE), torch.ones(3, dtype=DOUBLE)
     state = circuit.steady_state(start=(y, a))
@@ -134,7 +150,9 @@ def test_a_single_circuit_takes_many_starts_and_many_circuits_one(parameters):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
-def test_the_identity_is_followed_too(parameters, dtype):
+def test_the_identity_is_followed_too(
+    parameters: Callable[..., dict[str, Any]], dtype: torch.dtype
+) -> None:
     circuit = Circuit(**parameters((5,), 3, recurrence="identity", dtype=dtype))
     state = circuit.steady_state(start="rest", tol=1e-6)
     expected = circuit.steady_state()
@@ -145,7 +163,7 @@ def test_the_identity_is_followed_too(parameters, dtype):
     assert expected.time.isnan().all()
 
 
-def test_a_start_on_an_unstable_fixed_point_stays_there():
+def test_a_start_on_an_unstable_fixed_point_stays_there() -> None:
     """Without input a circuit with wr = 2 rests at the saddle between its two states."""
     circuit = Circuit(torch.zeros(1, dtype=DOUBLE), 0.01, 2 * ONE, ONE)
     state = circuit.steady_state(start="rest", on_failure="ignore")
@@ -174,12 +192,12 @@ def test_a_start_on_an_unstable_fixed_point_stays_there():
         ),
     ],
 )
-def test_bad_starts(options, error, message):
+def test_bad_starts(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         bistable().steady_state(**options)
 
 
-def test_too_few_steps_are_reported_with_the_time():
+def test_too_few_steps_are_reported_with_the_time() -> None:
     with pytest.warns(match=r"1: the dynamics did not settle .*\(t = "):
         state = bistable().steady_state(start="rest", max_iter=5)
     assert state.status == Status.NOT_SETTLED
@@ -187,7 +205,7 @@ def test_too_few_steps_are_reported_with_the_time():
     assert 0 < state.time < 10
 
 
-def test_the_integration_is_of_fourth_order(parameters):
+def test_the_integration_is_of_fourth_order(parameters: Callable[..., dict[str, Any]]) -> None:
     circuit = Circuit(**parameters((1,), 3), tau_y=0.5, tau_a=2.0)
     problem, c = circuit.flatten(), circuit.inhibitory_drive
     alone = Circuit(

@@ -1,5 +1,8 @@
 """What is said of circuits without a steady state: only what was checked along their dynamics."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +17,7 @@ from deq_organics.steady_state.methods.relaxation.dynamics import follow, rest
 from deq_organics.steady_state.methods.relaxation.rosenbrock import tolerances
 
 # The dynamics diverge at t = 351; it was reported as an oscillation.
-DIVERGING = {
+DIVERGING: dict[str, Any] = {
     "input_drive": vector(0.28, 0.26, 0.46, 0.48, 0.64),
     "inhibitory_drive": 0.01,
     "recurrent_weight": vector(
@@ -36,7 +39,7 @@ DIVERGING = {
 }
 
 
-def rotation(gain, batch=1):
+def rotation(gain: float, batch: int = 1) -> Circuit:
     """A rotation with some gain, which lets the circuit oscillate."""
     wr = 3.0 * vector((0.0, -1.0), (1.0, 0.0)) + gain * torch.eye(2, dtype=DOUBLE)
     drive = vector((0.05, 0.02)).expand(batch, 2)
@@ -46,7 +49,7 @@ def rotation(gain, batch=1):
 class Oracle:
     """One circuit's trajectory from rest by scipy, with equations of its own."""
 
-    def __init__(self, circuit, index, rectified=False):
+    def __init__(self, circuit: Circuit, index: int, rectified: bool = False) -> None:
         parts = (circuit.input_drive, circuit.inhibitory_drive, circuit.tau_y, circuit.tau_a)
         shape = (*circuit.batch_shape, circuit.n)
         self.d, self.c, *self.tau = (part.expand(shape)[index].numpy() for part in parts)
@@ -54,18 +57,18 @@ class Oracle:
         self.wr, self.w = (weight.expand(*shape, shape[-1])[index].numpy() for weight in weights)
         self.rectified = rectified
 
-    def field(self, _, x):
+    def field(self, _: float, x: np.ndarray) -> np.ndarray:
         y, a = np.split(x, 2)
         active, root = np.maximum(y, 0) if self.rectified else y, np.sqrt(np.maximum(a, 0))
         dy = self.d - y + (1 - root) * (self.wr @ active)
         da = self.c - a + self.w @ (active**2 * np.maximum(a, 0))
         return np.concatenate([dy / self.tau[0], da / self.tau[1]])
 
-    def follow(self, time, bound=1e9):
-        def diverges(_, x):
+    def follow(self, time: float, bound: float = 1e9) -> Any:
+        def diverges(_: float, x: np.ndarray) -> float:
             return bound - np.abs(x).max()
 
-        diverges.terminal = True
+        diverges.terminal = True  # type: ignore[attr-defined]
         start = np.concatenate([np.zeros_like(self.c), self.c])
         return solve_ivp(
             self.field,
@@ -78,7 +81,7 @@ class Oracle:
             dense_output=True,
         )
 
-    def refutes(self, status, time, period):
+    def refutes(self, status: int, time: float, period: float) -> str | None:
         """What contradicts a status, as a sentence; None if nothing does."""
         if status == Status.DIVERGED:
             path = self.follow(1.05 * time)
@@ -102,7 +105,7 @@ class Oracle:
         return None
 
 
-def test_a_divergence_is_no_oscillation():
+def test_a_divergence_is_no_oscillation() -> None:
     circuit = Circuit(**DIVERGING)
     state = circuit.steady_state(on_failure="ignore")
     assert state.status == Status.DIVERGED
@@ -114,7 +117,7 @@ def test_a_divergence_is_no_oscillation():
     assert Oracle(alone, 0).refutes(Status.DIVERGED, float(state.time), 0.0) is None
 
 
-def test_a_cycle_is_reported_with_its_period():
+def test_a_cycle_is_reported_with_its_period() -> None:
     circuit = rotation(1.5)
     state = circuit.steady_state(on_failure="ignore")
     assert state.status == Status.CYCLE
@@ -130,7 +133,7 @@ def test_a_cycle_is_reported_with_its_period():
 
 
 @pytest.mark.parametrize("gain", [0.2, 0.8])
-def test_a_spiral_is_no_cycle(gain):
+def test_a_spiral_is_no_cycle(gain: float) -> None:
     """A slow one returns very close to where it was, turn after turn."""
     state = rotation(gain).steady_state(start="rest", max_iter=400, on_failure="ignore")
     assert state.status in (Status.CONVERGED, Status.NOT_SETTLED, Status.CYCLE)
@@ -140,7 +143,7 @@ def test_a_spiral_is_no_cycle(gain):
     assert refuted is None
 
 
-def test_what_is_no_cycle_is_not_verified_as_one():
+def test_what_is_no_cycle_is_not_verified_as_one() -> None:
     """A fixed point, a decaying spiral and a wrong period."""
     for circuit, found in ((rotation(-0.5), False), (rotation(1.5), True)):
         problem = circuit.flatten()
@@ -168,7 +171,9 @@ def test_what_is_no_cycle_is_not_verified_as_one():
     rectified=st.booleans(),
     log_tau=st.floats(-1.5, 1.5),
 )
-def test_no_status_is_refuted_by_another_integration(n, seed, singular_value, rectified, log_tau):
+def test_no_status_is_refuted_by_another_integration(
+    n: int, seed: int, singular_value: float, rectified: bool, log_tau: float
+) -> None:
     arguments = random_parameters(
         (40,),
         n,
@@ -189,7 +194,7 @@ def test_no_status_is_refuted_by_another_integration(n, seed, singular_value, re
         assert refuted is None, (index, status, refuted)
 
 
-def test_the_summary_counts_each_status(parameters):
+def test_the_summary_counts_each_status(parameters: Callable[..., dict[str, Any]]) -> None:
     arguments = parameters((3,), 2)
     wr = torch.stack([rotation(1.5).recurrent_weight, *[0.3 * torch.eye(2).double()] * 2])
     drive = torch.stack([vector(0.05, 0.02), *arguments["input_drive"][:2]])
@@ -201,7 +206,7 @@ def test_the_summary_counts_each_status(parameters):
     ]
 
 
-def test_a_hand_built_state_says_nothing_of_the_dynamics(circuit):
+def test_a_hand_built_state_says_nothing_of_the_dynamics(circuit: Callable[..., Circuit]) -> None:
     state = circuit((3,), 2).steady_state()
     built = SteadyState(
         state.y,

@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,17 +12,19 @@ from _circuits import DOUBLE, MODELS, random_parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
+from torch import Tensor
 
 from deq_organics import (
     Circuit,
     Status,
+    SteadyState,
     SteadyStateError,
     SteadyStateWarning,
     check_stability,
 )
 
 
-def relative_residual(circuit, state):
+def relative_residual(circuit: Circuit, state: SteadyState) -> Tensor:
     """The larger of both equations' residuals, from the vector field alone."""
     dy, da = circuit.vector_field(state.y, state.a)
     dy, da = dy * circuit.tau_y, da * circuit.tau_a
@@ -30,15 +34,15 @@ def relative_residual(circuit, state):
     )
 
 
-def largest_real_part(circuit, state):
+def largest_real_part(circuit: Circuit, state: SteadyState) -> Tensor:
     jacobian = circuit.jacobian(state.y, state.a).detach().numpy()
     return torch.from_numpy(np.linalg.eigvals(jacobian).real.max(-1))
 
 
-def settles(circuit, index, seconds=2000.0):
+def settles(circuit: Circuit, index: int, seconds: float = 2000.0) -> bool:
     """Whether an independent stiff solver sees the trajectory from rest come to a stop."""
     n = circuit.n
-    alone = [
+    d, c, wr, w = (
         None if t is None else t[index]
         for t in (
             circuit.input_drive,
@@ -46,17 +50,17 @@ def settles(circuit, index, seconds=2000.0):
             circuit.recurrent_weight,
             circuit.normalization_weight,
         )
-    ]
-    one = Circuit(*alone, exponent=circuit.exponent, rectified=circuit.rectified)
+    )
+    one = Circuit(d, c, wr, w, exponent=circuit.exponent, rectified=circuit.rectified)
 
-    def flow(_, x):
+    def flow(_: float, x: np.ndarray) -> np.ndarray:
         dy, da = one.vector_field(torch.from_numpy(x[:n]), torch.from_numpy(x[n:]))
         return torch.cat([dy, da]).numpy()
 
-    def diverges(_, x):
+    def diverges(_: float, x: np.ndarray) -> float:
         return 1e8 - np.abs(x).max()
 
-    diverges.terminal = True
+    diverges.terminal = True  # type: ignore[attr-defined]
     start = np.concatenate([np.zeros(n), one.inhibitory_drive.numpy()])
     path = solve_ivp(flow, (0, seconds), start, "LSODA", rtol=1e-8, atol=1e-10, events=diverges)
     last = path.y[:, -1]
@@ -64,7 +68,9 @@ def settles(circuit, index, seconds=2000.0):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
-def test_every_random_circuit_is_solved_or_reported(circuit, n):
+def test_every_random_circuit_is_solved_or_reported(
+    circuit: Callable[..., Circuit], n: int
+) -> None:
     batch = circuit((2000,), n, recurrence="per-circuit", shared=False)
     state = batch.steady_state(tol=1e-10, on_failure="ignore")
     solved = state.converged
@@ -80,7 +86,9 @@ def test_every_random_circuit_is_solved_or_reported(circuit, n):
 
 
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
-def test_other_models_are_solved_or_reported(circuit, exponent, rectified):
+def test_other_models_are_solved_or_reported(
+    circuit: Callable[..., Circuit], exponent: float, rectified: bool
+) -> None:
     batch = circuit(
         (300,), 4, recurrence="per-circuit", shared=False, exponent=exponent, rectified=rectified
     )
@@ -101,8 +109,8 @@ def test_other_models_are_solved_or_reported(circuit, exponent, rectified):
     log_tau=st.floats(-2.0, 2.0),
 )
 def test_converged_means_a_stable_fixed_point(
-    n, seed, singular_value, exponent, rectified, log_tau
-):
+    n: int, seed: int, singular_value: float, exponent: float, rectified: bool, log_tau: float
+) -> None:
     arguments = random_parameters(
         (5,),
         n,
@@ -126,7 +134,7 @@ def test_converged_means_a_stable_fixed_point(
 
 @settings(max_examples=4, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), singular_value=st.floats(1.0, 4.0))
-def test_reported_circuits_do_not_settle(seed, singular_value):
+def test_reported_circuits_do_not_settle(seed: int, singular_value: float) -> None:
     circuit = Circuit(
         **random_parameters(
             (40,),
@@ -145,11 +153,11 @@ def test_reported_circuits_do_not_settle(seed, singular_value):
 class TestCounterexample:
     """A circuit that Conjecture 5.3 calls stable and that is not."""
 
-    def test_error(self, counterexample):
+    def test_error(self, counterexample: Callable[..., Circuit]) -> None:
         with pytest.raises(SteadyStateError, match=r"1 of 1 circuits .*diverge"):
             counterexample().steady_state(on_failure="error")
 
-    def test_warning_and_nan(self, counterexample):
+    def test_warning_and_nan(self, counterexample: Callable[..., Circuit]) -> None:
         with pytest.warns(SteadyStateWarning, match="2 of 2 circuits"):
             state = counterexample(2).steady_state()
         for part in (state.y, state.a, state.rates):
@@ -157,7 +165,9 @@ class TestCounterexample:
         assert not state.converged.any()
 
     @pytest.mark.parametrize("solver", ["auto", "algorithm1"])
-    def test_silence_and_finite_numbers(self, counterexample, solver):
+    def test_silence_and_finite_numbers(
+        self, counterexample: Callable[..., Circuit], solver: str
+    ) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             state = counterexample(3).steady_state(solver, on_failure="ignore")
@@ -166,12 +176,12 @@ class TestCounterexample:
         assert not state.converged.any()
         assert (state.status != Status.CONVERGED).all()
 
-    def test_status(self, counterexample):
+    def test_status(self, counterexample: Callable[..., Circuit]) -> None:
         state = counterexample().steady_state(on_failure="ignore")
         assert state.status.tolist() == [Status.DIVERGED]
         assert Status.DIVERGED.message in str(state)
 
-    def test_it_does_not_settle(self, counterexample):
+    def test_it_does_not_settle(self, counterexample: Callable[..., Circuit]) -> None:
         batch = counterexample()
         one = Circuit(
             batch.input_drive,
@@ -182,7 +192,7 @@ class TestCounterexample:
         assert not settles(one, 0)
 
 
-def test_only_the_bad_circuits_become_nan(parameters):
+def test_only_the_bad_circuits_become_nan(parameters: Callable[..., dict[str, Any]]) -> None:
     arguments = parameters((6,), 1)
     drive = torch.full((6, 1), 0.1, dtype=DOUBLE)
     drive[2] = 1.0
@@ -204,7 +214,7 @@ def test_only_the_bad_circuits_become_nan(parameters):
 
 
 @pytest.mark.parametrize("solver", ["auto", "algorithm1"])
-def test_a_bad_circuit_changes_no_bit_of_another(solver):
+def test_a_bad_circuit_changes_no_bit_of_another(solver: str) -> None:
     """Circuit 3 has no steady state in the one batch and is a good one in the other."""
     drive = torch.linspace(0.05, 0.5, 9, dtype=DOUBLE).unsqueeze(-1)
     wr, w = -torch.ones(1, 1, dtype=DOUBLE), torch.ones(1, 1, dtype=DOUBLE)
@@ -220,7 +230,7 @@ def test_a_bad_circuit_changes_no_bit_of_another(solver):
         assert torch.equal(first, second), name
 
 
-def test_results_agree_whatever_the_batch(parameters):
+def test_results_agree_whatever_the_batch(parameters: Callable[..., dict[str, Any]]) -> None:
     arguments = parameters((20,), 3, recurrence="shared")
     batch = Circuit(**arguments).steady_state(tol=1e-12)
     for index in (0, 7, 19):
@@ -230,7 +240,7 @@ def test_results_agree_whatever_the_batch(parameters):
         assert alone.y.shape == (3,)
 
 
-def test_large_batches_drop_finished_circuits(circuit):
+def test_large_batches_drop_finished_circuits(circuit: Callable[..., Circuit]) -> None:
     """From 1,024 circuits on the solver compacts its batch; nothing else may change."""
     large = circuit((1500,), 3)
     state = large.steady_state(tol=1e-12, on_failure="ignore")
@@ -247,7 +257,9 @@ def test_large_batches_drop_finished_circuits(circuit):
 
 @pytest.mark.parametrize("recurrence", ["identity", "shared"])
 @pytest.mark.parametrize("rectified", [False, True])
-def test_zero_input(parameters, recurrence, rectified):
+def test_zero_input(
+    parameters: Callable[..., dict[str, Any]], recurrence: str, rectified: bool
+) -> None:
     arguments = parameters((3,), 4, recurrence=recurrence, rectified=rectified)
     drive = torch.zeros_like(arguments["input_drive"])
     circuit = Circuit(**{**arguments, "input_drive": drive})
@@ -256,13 +268,15 @@ def test_zero_input(parameters, recurrence, rectified):
     torch.testing.assert_close(state.a, circuit.inhibitory_drive.expand(3, 4))
 
 
-def test_a_converged_residual_is_at_most_tol_in_every_precision(circuit):
+def test_a_converged_residual_is_at_most_tol_in_every_precision(
+    circuit: Callable[..., Circuit],
+) -> None:
     for dtype, tol in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
         state = circuit((200,), 5, dtype=dtype).steady_state(tol=tol)
         assert (state.residual <= tol).all()
 
 
-def test_iterations_are_counted_per_circuit(circuit):
+def test_iterations_are_counted_per_circuit(circuit: Callable[..., Circuit]) -> None:
     state = circuit((50,), 3).steady_state(tol=1e-10)
     assert state.iterations.min() >= 1
     assert state.iterations.unique().numel() > 1
@@ -270,7 +284,9 @@ def test_iterations_are_counted_per_circuit(circuit):
     assert (identity.iterations == 0).all()
 
 
-def test_the_time_constants_do_not_move_the_steady_state(parameters):
+def test_the_time_constants_do_not_move_the_steady_state(
+    parameters: Callable[..., dict[str, Any]],
+) -> None:
     arguments = parameters((10,), 3)
     states = [
         Circuit(**arguments, tau_y=t, tau_a=1 / t).steady_state(tol=1e-12) for t in (0.3, 3.0)
@@ -278,12 +294,12 @@ def test_the_time_constants_do_not_move_the_steady_state(parameters):
     torch.testing.assert_close(states[0].y, states[1].y)
 
 
-def test_summary_prints(circuit):
+def test_summary_prints(circuit: Callable[..., Circuit]) -> None:
     text = str(circuit((7,), 3).steady_state())
     assert text == "SteadyState of 7 circuits, n = 3: 7 converged"
 
 
-def fixed_points_2d(wr, w, d, c):
+def fixed_points_2d(wr: float, w: float, d: float, c: float) -> list[tuple[float, float]]:
     """All ``(y, a)`` of one neuron pair, by the roots of the paper's quartic in ``sqrt(a)``."""
     quartic = [
         wr**2,
@@ -296,13 +312,15 @@ def fixed_points_2d(wr, w, d, c):
     return [(d / (1 - wr + wr * s), s * s) for s in roots]
 
 
-def is_stable_2d(wr, w, y, a):
+def is_stable_2d(wr: float, w: float, y: float, a: float) -> bool:
     s = math.sqrt(a)
     jacobian = [[-1 + (1 - s) * wr, -wr * y / (2 * s)], [2 * w * y * a, -1 + w * y * y]]
     return np.linalg.eigvals(jacobian).real.max() < 0
 
 
-def circuits_2d(low, high, count=400):
+def circuits_2d(
+    low: float, high: float, count: int = 400
+) -> tuple[Circuit, list[tuple[float, ...]]]:
     rng = np.random.default_rng(0)
     wr, w, d = rng.uniform(low, high, count), rng.uniform(0.1, 2, count), rng.uniform(-2, 2, count)
     c = rng.uniform(0.01, 1, count)
@@ -312,7 +330,7 @@ def circuits_2d(low, high, count=400):
 
 
 @pytest.mark.parametrize("range_of_wr", [(0.0, 1.0), (1.0, 3.0), (-3.0, 0.0)])
-def test_two_dimensional_circuits_are_classified_exactly(range_of_wr):
+def test_two_dimensional_circuits_are_classified_exactly(range_of_wr: tuple[float, float]) -> None:
     """Theorems 5.1 and 5.2, and the exact count for the rest."""
     circuit, cases = circuits_2d(*range_of_wr)
     state = circuit.steady_state(tol=1e-10, on_failure="ignore")
@@ -334,13 +352,13 @@ def test_two_dimensional_circuits_are_classified_exactly(range_of_wr):
             assert any(point == pytest.approx(each, rel=1e-6) for each in stable)
 
 
-def test_theorem_5_1_sign():
+def test_theorem_5_1_sign() -> None:
     circuit, _ = circuits_2d(0.0, 1.0)
     state = circuit.steady_state(tol=1e-10)
     assert torch.equal(state.y.sign(), circuit.input_drive.sign())
 
 
-def test_a_diverging_search_stays_finite():
+def test_a_diverging_search_stays_finite() -> None:
     """Strong recurrences make every iteration overflow."""
     circuit = Circuit(
         **random_parameters((20,), 3, recurrence="per-circuit", singular_value=1e3, shared=False)
@@ -350,7 +368,9 @@ def test_a_diverging_search_stays_finite():
     assert torch.isfinite(state.rates).all()
 
 
-def test_the_check_of_stability_can_be_left_out(circuit, monkeypatch):
+def test_the_check_of_stability_can_be_left_out(
+    circuit: Callable[..., Circuit], monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = circuit((10,), 3)
     checked = batch.steady_state()
     monkeypatch.setattr("deq_organics.steady_state.methods.auto.is_stable", None)
@@ -360,7 +380,7 @@ def test_the_check_of_stability_can_be_left_out(circuit, monkeypatch):
         batch.steady_state()
 
 
-def test_without_the_check_an_unstable_fixed_point_passes():
+def test_without_the_check_an_unstable_fixed_point_passes() -> None:
     wr = 3.0 * torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=DOUBLE) + 1.5 * torch.eye(
         2, dtype=DOUBLE
     )

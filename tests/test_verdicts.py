@@ -21,7 +21,7 @@ def compare(circuit: Circuit) -> int:
     return int((leading[clear] > 0).sum())
 
 
-def test_unstable_circuits_with_time_constants_over_three_decades():
+def test_unstable_circuits_with_time_constants_over_three_decades() -> None:
     generator, n = torch.Generator().manual_seed(1), 48
 
     def uniform(*shape: int) -> torch.Tensor:
@@ -30,13 +30,13 @@ def test_unstable_circuits_with_time_constants_over_three_decades():
     wr = 3 * torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=DOUBLE))[0]
     drive = torch.randn(32, n, generator=generator, dtype=DOUBLE)
     drive = torch.nn.functional.normalize(drive)
-    taus = [10 ** (3 * (uniform(n) - 0.5)) for _ in range(2)]
-    compare(Circuit(drive, 0.01, wr, uniform(n, n), *taus))
+    tau_y, tau_a = (10 ** (3 * (uniform(n) - 0.5)) for _ in range(2))
+    compare(Circuit(drive, 0.01, wr, uniform(n, n), tau_y, tau_a))
 
 
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize("n", [1, 2, 11, 12, 13, 40, 63, 64, 65])
-def test_random_circuits(n, rectified):
+def test_random_circuits(n: int, rectified: bool) -> None:
     generator = torch.Generator().manual_seed(n)
     # Large circuits with large weights take long to be given up: the benchmark draws their states.
     norms = (0.5, 1.0, 3.0, 5.0) if n < 40 else (0.5, 1.0, 0.9, 0.7)

@@ -1,7 +1,7 @@
 """Errors of a sequence module's outputs and gradients against float64, on random data."""
 
 import copy
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class Probe(NamedTuple):
     @classmethod
     def draw(cls, rnn: ORGaNICsRNN, steps: int, batch: int, seed: int) -> "Probe":
         """Inputs uniform in (0, 1), a state by the published recipe, normal gradients."""
-        like = rnn.cells[0].semisaturation
+        like = cast(Tensor, rnn.cells[0].semisaturation)
         torch.manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Random circuits at fixed points that are known, and their spectra by other code than ours."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from deq_organics import Circuit
 __all__ = ["RECURRENCES", "Draw", "at_fixed_points", "driven", "spectra"]
 
 D = torch.float64
+Array = NDArray[Any]
 Draws = Callable[..., Tensor]
 
 
@@ -80,7 +81,9 @@ RECURRENCES: dict[str, Callable[[int, Draws, Draws], Tensor]] = {
 }
 
 
-def _parts(draw: Draw, batch: int, generator: torch.Generator) -> tuple[Draws, Draws, Tensor, ...]:
+def _parts(
+    draw: Draw, batch: int, generator: torch.Generator
+) -> tuple[Draws, Draws, Tensor, Tensor, Tensor, Tensor, Tensor]:
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, dtype=D)
 
@@ -133,7 +136,7 @@ def driven(draw: Draw, batch: int, generator: torch.Generator) -> Circuit:
     return Circuit(d, c, wr, w, tau_y, tau_a, draw.exponent, draw.rectified)
 
 
-def spectra(circuit: Circuit, y: Tensor, a: Tensor) -> tuple[NDArray, NDArray]:
+def spectra(circuit: Circuit, y: Tensor, a: Tensor) -> tuple[Array, Array]:
     """All eigenvalues ``(B, 2n)`` by numpy, and how far they are to be trusted ``(B,)``.
 
     Of Jacobians by complex steps of a vector field that is written down here once more. Trusted to
@@ -163,12 +166,12 @@ def spectra(circuit: Circuit, y: Tensor, a: Tensor) -> tuple[NDArray, NDArray]:
     return np.stack(found), np.array(doubts)
 
 
-def _row(part: Tensor | None, index: int, core: int) -> NDArray:
+def _row(part: Tensor | None, index: int, core: int) -> Array:
     assert part is not None
     return (part[index] if part.ndim > core else part).numpy()
 
 
-def _complex_steps(own: list[NDArray], y: NDArray, a: NDArray, circuit: Circuit) -> NDArray:
+def _complex_steps(own: list[Array], y: Array, a: Array, circuit: Circuit) -> Array:
     d, c, wr, w, tau_y, tau_a = own
     n, m, step = len(y), circuit.exponent, 1e-30
     states = np.concatenate([y, a])[:, None] + 1j * step * np.eye(2 * n)

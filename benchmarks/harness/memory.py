@@ -24,9 +24,7 @@ def peak_bytes(action: Callable[[], None], device: str) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
         action()
     events = [
-        event
-        for event in record.profiler.kineto_results.events()  # type: ignore[union-attr]
-        if event.name() == "[memory]"
+        event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"
     ]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

@@ -221,7 +221,8 @@ class Reference:
 
     def residual(self, y: Tensor, a: Tensor) -> float:
         """The largest relative residual of the batch, evaluated in float64."""
-        problem = Circuit(*(part.double() for part in self.tensors)).flatten()
+        d, c, wr, w = (part.double() for part in self.tensors)
+        problem = Circuit(d, c, wr, w).flatten()
         error = problem.relative_residual(y.detach().double(), a.detach().double())
         return float(error.nan_to_num(torch.inf).max())
 
@@ -271,7 +272,7 @@ def _seconds(action: Callable[[], Any], best: float, clock: Clock) -> float:
         start = clock.mark()
         try:
             action()
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             return float("inf")
         (seconds,) = clock.laps([start, clock.mark()])
         fastest = min(fastest, seconds)
@@ -289,7 +290,7 @@ def _residual(run: PeerSolver, reference: Reference) -> float:
     try:
         with torch.no_grad():
             return reference.residual(*run(reference.tensors))
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         return float("inf")
 
 
@@ -343,7 +344,7 @@ def tune_backward(
             run = candidate.build()
             try:
                 error = reference.measure(run).gradient_error
-            except torch.linalg.LinAlgError:
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
                 break
             if not error <= 1e3 * gradient_target:
                 break

@@ -27,7 +27,7 @@ __all__ = ["Attempt", "Contender", "Pace", "Step", "Times", "gradient_step", "ra
 class Attempt(Protocol):
     """Runs an action; if it fails, notes so under a name, and returns None."""
 
-    def __call__(self, what: str, action: Callable[[], Any]) -> Any: ...
+    def __call__(self, what: str, action: Callable[..., Any]) -> Any: ...
 
 
 class Step(NamedTuple):

@@ -54,7 +54,7 @@ class Report:
         if self.path is not None:
             write_json(self.path, self.record)
 
-    def attempt(self, what: str, action: Callable[[], T]) -> T | None:
+    def attempt(self, what: str, action: Callable[..., T]) -> T | None:
         """The action's result; where it fails, None, and its error under the name ``what``."""
         try:
             return action()

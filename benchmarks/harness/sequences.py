@@ -1,11 +1,11 @@
 """The contenders of the sequence benchmark: ways to train one recurrent layer."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from harness.floor import matmul_precision
 from harness.graphs import capture
 from harness.race import Contender, Step, gradient_step
-from recurrent import ORGaNICsRNN, State
+from recurrent import ORGaNICsCell, ORGaNICsRNN, State
 from recurrent.backends import SequenceWork, backend_names, choose
 
 __all__ = [
@@ -116,7 +116,7 @@ def _ours(units: int, weights: Tensor, seed: int, name: str, backend: str, preci
 
 def _graphed_step(rnn: ORGaNICsRNN, weights: Tensor, x: Tensor) -> Step:
     """The backend without the module's checks of its input, which wait for the device."""
-    (cell,) = rnn.cells
+    (cell,) = cast(Iterable[ORGaNICsCell], rnn.cells)
     first = State(*(part[0] for part in rnn.rest_state(x.shape[1])))
 
     def outputs() -> Tensor:

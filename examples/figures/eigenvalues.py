@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +21,7 @@ from mnist.static_task import EXAMPLE, SHIPPED_WEIGHTS, StaticTask, build
 from mnist.training import Run, accuracy, train
 from program.pictures import BLUE, GREEN, VERMILION, letter_panels
 
-MODEL = "two-layer"
+MODEL: Final = "two-layer"
 TAU = 2.0  # ms
 TRAINING_IMAGES, WATCHED_IMAGES = 3500, 1000
 EPOCHS = 20

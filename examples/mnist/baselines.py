@@ -6,7 +6,7 @@ that start at zero, `n` is the number of units.
 """
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -200,11 +200,12 @@ def chrono_lstm(inputs: int, size: int, steps: int) -> nn.LSTM:
     lstm = nn.LSTM(inputs, size)
     with torch.no_grad():
         memory = torch.empty(size).uniform_(1.0, max(1.0 + 1e-3, steps - 1.0)).log()
-        for bias in (lstm.bias_ih_l0, lstm.bias_hh_l0):
-            bias.zero_()
+        bias, other = cast(tuple[Tensor, Tensor], (lstm.bias_ih_l0, lstm.bias_hh_l0))
+        bias.zero_()
+        other.zero_()
         # torch's order of gates: input, forget, cell, output.
-        lstm.bias_ih_l0[:size] = -memory
-        lstm.bias_ih_l0[size : 2 * size] = memory
+        bias[:size] = -memory
+        bias[size : 2 * size] = memory
     return lstm
 
 

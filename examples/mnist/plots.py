@@ -1,11 +1,12 @@
 """The pictures of a run, as PNG files; drawn without a display."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from matplotlib import colormaps
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from program.pictures import BLUE, COLOURS, VERMILION, save
@@ -82,7 +83,8 @@ def plot_trajectories(outputs: Tensor, labels: Tensor, path: Path) -> None:
     """
     outputs, labels = outputs.detach().double().cpu(), labels.cpu()
     figure = Figure(figsize=(12, 5.5), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.4, 1))
+    halves = figure.subfigures(1, 2, width_ratios=(1.4, 1))
+    left, right = cast(Iterable[SubFigure], halves)
     panels = left.subplots(2, 2, sharex=True, sharey=True)
     for axes, digit in zip(panels.flat, labels.unique().tolist(), strict=False):
         axes.plot(outputs[:, labels.tolist().index(digit)].numpy(), linewidth=0.6)

@@ -306,7 +306,7 @@ def crossing(x: Tensor, y: Tensor, level: float) -> float:
 def _curve(
     label: str,
     sheet: Sheet,
-    drive: Callable[[Tensor], Tensor],
+    drive: Callable[..., Tensor],
     x: Tensor,
     fine_x: Tensor,
     attention: Tensor | float = 1.0,

@@ -117,7 +117,9 @@ def plot_phenomena(phenomena: Sequence[Phenomenon], semisaturation: float, path:
 def _draw(axes: Axes, curve: Curve, panel: Panel, colour: str, line: str) -> None:
     """Draws a curve as dots, on a line that is Eq. 2 where it holds."""
     unit = 100 if panel.contrast else 1
-    x, y = (curve.x, curve.y) if curve.fine_x is None else (curve.fine_x, curve.fine_y)
+    x, y = curve.x, curve.y
+    if curve.fine_x is not None and curve.fine_y is not None:
+        x, y = curve.fine_x, curve.fine_y
     axes.plot(x * unit, y, color=colour, linestyle=line, label=curve.label or None)
     if panel.dots:
         axes.plot(curve.x * unit, curve.y, ".", color=colour)

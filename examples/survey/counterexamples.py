@@ -115,13 +115,12 @@ class Family:
             size = w.amax((-1, -2)) * drive.square().sum(-1)
             shrink = (size / (self.weak * inhibitory_drive.amin(-1))).clamp_min(1.0)
             drive = drive / shrink.sqrt().unsqueeze(-1)
-        times = [
+        tau_y, tau_a = (
             torch.exp(math.log(SLOWEST) * raw[name].tanh() * self.free_times)
             for name in ("tau_y", "tau_a")
-        ]
-        return Circuit(
-            drive, inhibitory_drive, WEIGHTS[self.weights](raw), w, *times, rectified=self.rectified
         )
+        wr = WEIGHTS[self.weights](raw)
+        return Circuit(drive, inhibitory_drive, wr, w, tau_y, tau_a, rectified=self.rectified)
 
 
 FAMILIES = (
@@ -204,7 +203,8 @@ def search(family: Family, n: int, seed: int) -> Outcome:
     ended = [torch.cat(parts) for parts in zip(*suspects, strict=True)]
     if len(ended[0]) == 0:
         return Outcome(CANDIDATES, 0, closest, None)
-    verdict = classify(Circuit(*ended, rectified=family.rectified), seed)
+    d, c, wr, w, tau_y, tau_a = ended
+    verdict = classify(Circuit(d, c, wr, w, tau_y, tau_a, rectified=family.rectified), seed)
     found = (verdict == Verdict.UNSTABLE) | (verdict == Verdict.NO_STEADY_STATE)
     example = None
     if found.any():

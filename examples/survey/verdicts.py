@@ -140,8 +140,10 @@ class _Search:
             for start_y, start_a in ((y, a), self._random_state(row)):
                 start = (start_y * start_a.abs().sqrt()).squeeze(0).cpu().numpy()
                 end = scipy.optimize.root(residual, start, method="lm")
-                found = (torch.as_tensor(part).to(y).unsqueeze(0) for part in state(end.x))
-                self._try_newton(row, *found, NEWTON_STEPS)
+                found_y, found_a = (
+                    torch.as_tensor(part).to(y).unsqueeze(0) for part in state(end.x)
+                )
+                self._try_newton(row, found_y, found_a, NEWTON_STEPS)
                 if self.verdict[row] != Verdict.NO_STEADY_STATE:
                     return
 

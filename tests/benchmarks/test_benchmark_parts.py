@@ -1,17 +1,20 @@
 """What the benchmarks are built from: clocks, races, floors, bars, accuracy, reports."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from harness.accuracy import Probe, derivatives, errors, exact
 from harness.bars import Bar, bar_table
 from harness.floor import Rates, Work, measure_rates, sequence_work, static_work
 from harness.graphs import capture
-from harness.race import Contender, Pace, Step, gradient_step, race
+from harness.race import Attempt, Contender, Pace, Step, Times, gradient_step, race
 from harness.report import RESULTS, Report, results_file
 from harness.timing import EventClock, HostClock, clock_for
 from recurrent import ORGaNICsRNN
@@ -23,21 +26,21 @@ class FakeClock:
 
     now = 0.0
 
-    def mark(self):
+    def mark(self) -> float:
         self.now += 10.0
         return self.now
 
     laps = HostClock.laps
 
 
-def no_step(x):
+def no_step(x: Tensor) -> Step:
     return Step(lambda: x, lambda result: None)
 
 
-def attempt_with(failures):
+def attempt_with(failures: list[str]) -> Attempt:
     """An ``attempt`` that lists what failed."""
 
-    def attempt(what, action):
+    def attempt(what: str, action: Callable[..., Any]) -> Any:
         try:
             return action()
         except RuntimeError as error:
@@ -47,7 +50,7 @@ def attempt_with(failures):
     return attempt
 
 
-def run_race(*contenders, rounds=6):
+def run_race(*contenders: Contender, rounds: int = 6) -> tuple[dict[str, Times], list[str]]:
     failures: list[str] = []
     pace = Pace(rounds, fewest=3)
     x = torch.zeros(1)
@@ -55,35 +58,35 @@ def run_race(*contenders, rounds=6):
     return race(contenders, x, FakeClock(), pace, attempt, "race", 0), failures
 
 
-def test_clock_of_a_device():
+def test_clock_of_a_device() -> None:
     assert isinstance(clock_for("cpu"), HostClock)
     assert isinstance(clock_for("cuda:0"), EventClock)
 
 
-def test_laps_of_events(monkeypatch):
+def test_laps_of_events(monkeypatch: pytest.MonkeyPatch) -> None:
     class Event:
         times = iter((1.0, 3.0, 7.0))
 
-        def __init__(self, enable_timing):
+        def __init__(self, enable_timing: bool) -> None:
             assert enable_timing
 
-        def record(self):
+        def record(self) -> None:
             self.milliseconds = next(self.times)
 
-        def synchronize(self):
+        def synchronize(self) -> None:
             self.synchronized = True
 
-        def elapsed_time(self, later):
+        def elapsed_time(self, later: "Event") -> float:
             return later.milliseconds - self.milliseconds
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     clock = EventClock()
     marks = [clock.mark() for _ in range(3)]
     assert clock.laps(marks) == pytest.approx([2e-3, 4e-3])
-    assert marks[-1].synchronized
+    assert marks[-1].synchronized  # type: ignore[attr-defined]
 
 
-def test_halves_and_calls_of_a_timing():
+def test_halves_and_calls_of_a_timing() -> None:
     times, failures = run_race(Contender("slow", no_step))
     assert failures == []
     # Two laps of ten seconds: forward is the first. Too slow for six rounds: the fewest.
@@ -95,13 +98,13 @@ def test_halves_and_calls_of_a_timing():
     assert Pace(2, fewest=5).rounds_of(2.5) == 2
 
 
-def test_contender_that_fails_to_start_or_on_the_way():
-    def refuse(x):
+def test_contender_that_fails_to_start_or_on_the_way() -> None:
+    def refuse(x: Tensor) -> Step:
         raise RuntimeError("no such thing")
 
     calls = iter(range(100))
 
-    def tire():
+    def tire() -> None:
         if next(calls) > 3:
             raise RuntimeError("out of memory")
 
@@ -117,7 +120,7 @@ def test_contender_that_fails_to_start_or_on_the_way():
     assert sorted(failures) == ["race: refuses: no such thing", "race: tires: out of memory"]
 
 
-def test_graph_without_a_gpu():
+def test_graph_without_a_gpu() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(RuntimeError, match="CUDA graphs need a CUDA device"):
@@ -125,14 +128,14 @@ def test_graph_without_a_gpu():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_graph_computes_what_was_captured():
+def test_graph_computes_what_was_captured() -> None:
     weight = torch.rand(4, device="cuda", requires_grad=True)
     x = torch.rand(4, device="cuda")
     step = gradient_step(lambda: weight.square() * x, torch.ones_like(x), [weight])
     eager = step.backward(step.forward())[0].clone()
     found = []
 
-    def backward(loss):
+    def backward(loss: Tensor) -> None:
         found.extend(step.backward(loss))
 
     graphed = capture(Step(step.forward, backward))
@@ -141,7 +144,7 @@ def test_graph_computes_what_was_captured():
     assert torch.equal(found[-1], eager)
 
 
-def test_work():
+def test_work() -> None:
     # The figure that the paper's larger model is known by: 118 GFLOP.
     work = sequence_work(n=128, batch=256, steps=784, inputs=1)
     assert work.operations == pytest.approx(118e9, rel=0.01)
@@ -151,21 +154,21 @@ def test_work():
     assert small.bytes == 4 * 2 * (2 * 4 + 2 * 10 + (5 + 2) * 3)
 
 
-def test_floor_is_the_larger_of_two_times():
+def test_floor_is_the_larger_of_two_times() -> None:
     rates = Rates(bytes=10.0, operations={"highest": 1.0, "high": 6.0, "medium": 1e3})
     # Three products in TF32 are faster than one in float32; the last is bound by memory.
     assert Work(12.0, 5.0).floors(rates) == {"highest": 6.0, "high": 2.0, "medium": 0.5}
     assert Work(12.0, 5.0).floors(Rates(10.0, {"highest": 1.0})) == {"highest": 12.0}
 
 
-def test_rates_of_this_machine():
+def test_rates_of_this_machine() -> None:
     rates = measure_rates("cpu")
     assert rates.bytes > 1e8
     assert list(rates.operations) == ["highest"]
     assert rates.operations["highest"] > 1e8
 
 
-def test_verdicts():
+def test_verdicts() -> None:
     verdicts = {
         Bar("time", "at most", 8.0, 8.0): "met",
         Bar("time", "at most", 8.0, 8.1): "missed",
@@ -178,7 +181,7 @@ def test_verdicts():
     assert "at most 8" in bar_table(list(verdicts))
 
 
-def test_bars_of_sequences_follow_from_figures():
+def test_bars_of_sequences_follow_from_figures() -> None:
     contenders = {
         "auto": {"milliseconds": 7.0, "output_error": 1e-6, "gradient_error": 2e-4},
         "nn.LSTM": {"ratio": 0.8},
@@ -198,7 +201,7 @@ def test_bars_of_sequences_follow_from_figures():
     assert len(bars([{**result, "steps": 98}], on_gpu=True)) == 2
 
 
-def test_errors_are_found_where_they_are():
+def test_errors_are_found_where_they_are() -> None:
     torch.manual_seed(0)
     rnn = ORGaNICsRNN(1, 4)
     probe = Probe.draw(rnn, steps=6, batch=2, seed=1)
@@ -222,25 +225,25 @@ class Options:
     published: Path | None = None
 
 
-def test_report_is_written_as_it_grows(tmp_path, capsys):
+def test_report_is_written_as_it_grows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = Report("trial", Options(tmp_path / "deep" / "report.json"))
     report.add(part=1)
-    assert json.loads(report.path.read_text())["part"] == 1
+    assert json.loads(report.path.read_text())["part"] == 1  # type: ignore[union-attr]
     assert report.attempt("good", lambda: 5) == 5
 
-    def fail():
+    def fail() -> None:
         raise ValueError("too large\nand more")
 
     assert report.attempt("bad", fail) is None
     assert report.close() == 1
-    record = json.loads(report.path.read_text())
+    record = json.loads(report.path.read_text())  # type: ignore[union-attr]
     assert record["failures"] == {"bad": "ValueError: too large\nand more"}
     assert record["options"] == {"device": "cpu"}
     assert "FAILED bad: ValueError: too large\n" in capsys.readouterr().out
     assert Report("trial", Options(None)).close() == 0
 
 
-def test_figures_of_a_gpu_are_kept_under_its_name(monkeypatch):
+def test_figures_of_a_gpu_are_kept_under_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     expected = RESULTS / "sequence-nvidia-h100-80gb-hbm3.json"
     assert results_file("sequence", "cuda") == expected

@@ -3,7 +3,7 @@
 from bounded_search import search
 
 
-def test_no_bounded_cell_leaves_its_bound_and_many_spectral_ones_diverge():
+def test_no_bounded_cell_leaves_its_bound_and_many_spectral_ones_diverge() -> None:
     options = {"batch": 40, "steps": 60, "long": 200, "few": 4, "seed": 1}
     found = search("bounded", 240, **options)
     assert (found["cells"], found["outside"]) == (240, 0)

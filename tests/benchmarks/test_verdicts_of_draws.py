@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from deq_organics import Circuit, check_stability
 from harness.circuit_draws import RECURRENCES, Draw, at_fixed_points, driven, spectra
@@ -12,7 +13,7 @@ DOUBLE = torch.float64
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_verdict_and_no_leading_eigenvalue_is_wrong(seed):
+def test_no_verdict_and_no_leading_eigenvalue_is_wrong(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     tally = Tally()
     for k in range(12):
@@ -35,7 +36,7 @@ CASES = [
 
 @pytest.mark.parametrize("draw", CASES, ids=lambda draw: draw.recurrence)
 @pytest.mark.parametrize("seed", range(2))
-def test_time_constants_over_decades(draw, seed):
+def test_time_constants_over_decades(draw: Draw, seed: int) -> None:
     circuit, y, a = at_fixed_points(draw, 32, torch.Generator().manual_seed(seed))
     report = check_stability(circuit, (y, a))
     values = torch.from_numpy(spectra(circuit, y, a)[0])
@@ -46,11 +47,11 @@ def test_time_constants_over_decades(draw, seed):
     assert not report.undecided.any()
 
 
-def test_the_circuits_of_the_issue():
+def test_the_circuits_of_the_issue() -> None:
     generator = torch.Generator().manual_seed(1)
     n = 48
 
-    def rand(*shape):
+    def rand(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, dtype=DOUBLE)
 
     wr = 3 * torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=DOUBLE))[0]
@@ -67,7 +68,7 @@ def test_the_circuits_of_the_issue():
     torch.testing.assert_close(-report.margin[good], dense[good], rtol=0, atol=1e-6)
 
 
-def test_no_unstable_state_is_returned_as_converged():
+def test_no_unstable_state_is_returned_as_converged() -> None:
     """Drives and weights among which many fixed points are unstable."""
     generator = torch.Generator().manual_seed(0)
     unchecked = 0
@@ -84,7 +85,7 @@ def test_no_unstable_state_is_returned_as_converged():
     assert unchecked > 0
 
 
-def test_the_draws_are_what_they_are_called():
+def test_the_draws_are_what_they_are_called() -> None:
     generator = torch.Generator().manual_seed(0)
     for name in RECURRENCES:
         draw = Draw(name, 9, 3.0, 2.0, 1.5, True, False)

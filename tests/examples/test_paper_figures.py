@@ -14,7 +14,12 @@ from figures import hidden_states
 from figures.convergence import ITERATIONS, iterate, settle_circuits
 from figures.eigenvalues import train_and_watch
 from figures.hidden_states import load_sequence_models
-from figures.phase_portraits import find_fixed_points, recurrence_portraits, time_constant_portraits
+from figures.phase_portraits import (
+    Portrait,
+    find_fixed_points,
+    recurrence_portraits,
+    time_constant_portraits,
+)
 from mnist.data import load_mnist
 from program.errors import ExampleError
 from program.pictures import save
@@ -89,7 +94,7 @@ def test_the_fixed_points_are_those_of_figure_1() -> None:
 
 
 @pytest.mark.parametrize("portrait", [*recurrence_portraits(), *time_constant_portraits()])
-def test_fixed_points_rest_where_they_are_seen(portrait) -> None:
+def test_fixed_points_rest_where_they_are_seen(portrait: Portrait) -> None:
     for point in find_fixed_points(portrait.circuit):
         y, a = torch.tensor([[point.y], [point.a]], dtype=torch.float64)
         for speed in portrait.circuit.vector_field(y, a):

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -170,7 +170,7 @@ DAMAGES_BY: dict[str, list[tuple[Damage, str]]] = {
 
 
 def for_each(
-    common: Iterable[tuple[object, ...]], own: dict[str, list[tuple[object, ...]]]
+    common: Iterable[tuple[object, ...]], own: Mapping[str, Sequence[tuple[object, ...]]]
 ) -> list[tuple[object, ...]]:
     """The cases of both examples, and those of each, behind the example's name."""
     both = [(example, *case) for example in EXAMPLES for case in common]

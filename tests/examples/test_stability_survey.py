@@ -5,10 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import stability_survey
 from deq_organics import Circuit, fixed_points_2d
@@ -23,11 +26,13 @@ SCRIPT = Path(stability_survey.__file__)
 
 
 @pytest.fixture
-def run_survey(run_main):
+def run_survey(
+    run_main: Callable[..., tuple[int, str, str]],
+) -> Callable[..., tuple[int, str, str]]:
     return functools.partial(run_main, stability_survey.main)
 
 
-def test_the_known_counterexample():
+def test_the_known_counterexample() -> None:
     """n = 1, wr = -1, d = w = 1, c = 1/2 has a fixed point, but no stable one."""
     one = torch.ones(2, 1, dtype=DOUBLE)
     circuit = Circuit(one, 0.5, -one[:1], one[:1])
@@ -35,11 +40,11 @@ def test_the_known_counterexample():
 
 
 @pytest.mark.parametrize("singular_value", [1.0, 2.0])
-def test_verdicts_with_one_neuron_are_those_of_the_theory(singular_value):
+def test_verdicts_with_one_neuron_are_those_of_the_theory(singular_value: float) -> None:
     """For n = 1 all fixed points are known in closed form."""
     generator = torch.Generator().manual_seed(1)
 
-    def uniform(*shape):
+    def uniform(*shape: int) -> Tensor:
         return torch.rand(5_000, *shape, generator=generator, dtype=DOUBLE)
 
     wr = singular_value * (2 * uniform(1, 1) - 1)
@@ -51,14 +56,14 @@ def test_verdicts_with_one_neuron_are_those_of_the_theory(singular_value):
     assert 100 < int((~expected).sum()) < 2_000
 
 
-def test_no_steady_state():
+def test_no_steady_state() -> None:
     """Without recurrence and with w d^2 > 1 there is no fixed point: a grows without end."""
     zero = torch.zeros(2, 1, 1, dtype=DOUBLE)
     circuit = Circuit(torch.ones(2, 1, dtype=DOUBLE), 0.5, zero, zero + 4.0)
     assert classify(circuit).tolist() == [Verdict.NO_STEADY_STATE] * 2
 
 
-def test_a_circuit_that_is_hard_to_explain_has_an_unstable_fixed_point():
+def test_a_circuit_that_is_hard_to_explain_has_an_unstable_fixed_point() -> None:
     """Found by least squares where Newton's method from trajectories finds nothing."""
     circuit = Condition(10, "positive definite", 3.0).draw(500, 1)
     verdict = classify(circuit)
@@ -67,7 +72,7 @@ def test_a_circuit_that_is_hard_to_explain_has_an_unstable_fixed_point():
 
 
 @pytest.mark.parametrize("weights", conditions.WEIGHTS)
-def test_conditions_draw_what_they_say(weights):
+def test_conditions_draw_what_they_say(weights: conditions.Weights) -> None:
     circuit = Condition(4, weights, 1.5, 0.3, 0.1).draw(50, 0)
     wr = circuit.recurrent_weight
     torch.testing.assert_close(torch.linalg.matrix_norm(wr, 2), torch.full((50,), 1.5).double())
@@ -81,7 +86,7 @@ def test_conditions_draw_what_they_say(weights):
     assert (circuit.inhibitory_drive < 0.01).all()
 
 
-def test_survey_and_resume(run_survey, tmp_path):
+def test_survey_and_resume(run_survey: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     """A survey that lost blocks is completed to the same counts."""
     arguments = ("--sizes", 1, 2, "--circuits", 10, "--out", tmp_path / "a")
     status, output, errors = run_survey(*arguments)
@@ -101,7 +106,9 @@ def test_survey_and_resume(run_survey, tmp_path):
     assert sum(cell[str(kind)] for cell in counts for kind in Verdict) == 320
 
 
-def test_two_processes_count_the_same(run_survey, tmp_path):
+def test_two_processes_count_the_same(
+    run_survey: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     status, *_ = run_survey("--sizes", 2, "--circuits", 5, "--out", tmp_path / "one")
     assert status == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -128,14 +135,18 @@ def test_two_processes_count_the_same(run_survey, tmp_path):
         (("--resume", "--out", "nowhere"), "nowhere/survey.json cannot be read"),
     ],
 )
-def test_refusals(run_survey, arguments, message):
+def test_refusals(
+    run_survey: Callable[..., tuple[int, str, str]], arguments: tuple[Any, ...], message: str
+) -> None:
     status, _, errors = run_survey(*arguments)
     assert status == 2
     assert message in errors
     assert not Path("runs").exists()
 
 
-def test_an_existing_folder_and_another_survey_are_refused(run_survey, tmp_path):
+def test_an_existing_folder_and_another_survey_are_refused(
+    run_survey: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     arguments = ("--sizes", 1, "--circuits", 5, "--out", tmp_path / "a")
     assert run_survey(*arguments)[0] == 0
     status, _, errors = run_survey(*arguments)
@@ -148,7 +159,7 @@ def test_an_existing_folder_and_another_survey_are_refused(run_survey, tmp_path)
 
 
 @pytest.mark.parametrize(("successes", "total"), [(0, 100), (3, 50), (50, 50), (999, 1000)])
-def test_intervals(successes, total):
+def test_intervals(successes: int, total: int) -> None:
     """At Wilson's limits the observed share lies 1.96 standard deviations away."""
     for limit in interval(successes, total):
         if 0 < limit < 1:
@@ -160,9 +171,11 @@ def test_intervals(successes, total):
 
 class TestGradientSearch:
     @pytest.mark.parametrize("family", FAMILIES, ids=str)
-    def test_circuits_are_of_their_family(self, family):
+    def test_circuits_are_of_their_family(self, family: Family) -> None:
         generator = torch.Generator().manual_seed(0)
-        shapes = dict.fromkeys(("z", "b", "c", "tau_y", "tau_a", "eigenvalues"), (4,))
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
+            ("z", "b", "c", "tau_y", "tau_a", "eigenvalues"), (4,)
+        )
         shapes |= dict.fromkeys(("wr", "w", "mix"), (4, 4))
         raw = {
             name: 2 * torch.randn(30, *shape, generator=generator, dtype=DOUBLE)
@@ -186,19 +199,24 @@ class TestGradientSearch:
         assert circuit.rectified == family.rectified
         assert bool((circuit.tau_y == 1).all()) != family.free_times
 
-    def test_it_finds_counterexamples_with_one_neuron_and_none_where_none_are(self, monkeypatch):
+    def test_it_finds_counterexamples_with_one_neuron_and_none_where_none_are(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """For n = 1 the theory knows: negative wr has some, nonnegative wr and bounds have none."""
         monkeypatch.setattr(counterexamples, "CANDIDATES", 20)
         monkeypatch.setattr(counterexamples, "STEPS", 60)
         free = counterexamples.search(Family("free"), 1, 0)
         assert free.counterexamples > 0
         example = free.example
-        circuit = Circuit(**{name: torch.tensor(example[name], dtype=DOUBLE) for name in example})
+        tensors: dict[str, Any] = {
+            name: torch.tensor(example[name], dtype=DOUBLE) for name in example
+        }
+        circuit = Circuit(**tensors)
         assert not fixed_points_2d(circuit).stable.any()
         for family in (Family("nonnegative"), Family("free", bounded=True)):
             assert counterexamples.search(family, 1, 0).counterexamples == 0
 
-    def test_the_gradient_is_that_of_the_steady_state(self):
+    def test_the_gradient_is_that_of_the_steady_state(self) -> None:
         """Following a fixed point by Newton's method keeps its derivative."""
         parameters = Condition(3, "free", 1.0).draw(4, 0).flatten()
         drive = parameters.input_drive.clone().requires_grad_()
@@ -216,7 +234,12 @@ class TestGradientSearch:
             ]
             torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)
 
-    def test_command(self, run_survey, tmp_path, monkeypatch):
+    def test_command(
+        self,
+        run_survey: Callable[..., tuple[int, str, str]],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         monkeypatch.setattr(counterexamples, "CANDIDATES", 4)
         monkeypatch.setattr(counterexamples, "STEPS", 5)
         status, *_ = run_survey("--search", "--sizes", 1, "--out", tmp_path / "search")

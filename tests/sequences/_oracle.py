@@ -1,25 +1,31 @@
 """What a sequence module computes, written anew: a loop that shares no code with the library."""
 
-import torch
+from collections.abc import Callable
+from typing import Any
 
-from recurrent import State
+import torch
+from torch import Tensor
+
+from recurrent import ORGaNICsRNN, State
 
 __all__ = ["oracle"]
 
 
-def oracle(rnn, x, state):
+def oracle(rnn: ORGaNICsRNN, x: Tensor, state: State) -> tuple[Tensor, State]:
     """Output and last state for ``x (T, B, k)`` and ``state`` of ``(layers, B, n)`` each."""
     finals = []
     rows = list(x)
     for layer in range(rnn.num_layers):
-        cell = rnn.cells[layer]
+        cell: Any = rnn.cells[layer]
         y, a, b, b0 = (part[layer] for part in state)
         known = {**dict(cell.named_parameters()), **dict(cell.named_buffers())}
 
-        def free(name, known=known):
+        def free(name: str, known: dict[str, Any] = known) -> Any:
             return known.get(name, known.get(f"parametrizations.{name}.original"))
 
-        def step_size(name, most, known=known, free=free):
+        def step_size(
+            name: str, most: float, known: dict[str, Any] = known, free: Callable[..., Any] = free
+        ) -> Any:
             learned = f"parametrizations.{name}.original" in known
             return most / (1 + torch.exp(-free(name))) if learned else free(name)
 
@@ -52,7 +58,7 @@ def oracle(rnn, x, state):
             if cell.input_gain == "dynamic":
                 gains = []
                 for gain, name, prefix in ((b, "b", "gain"), (b0, "b0", "baseline_gain")):
-                    total = sum(
+                    total: Any = sum(
                         torch.einsum("ij,bj->bi", free(f"{prefix}_weight_{part}"), value)
                         for part, value in (("x", row), ("y", y), ("a", a))
                     )

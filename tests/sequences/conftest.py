@@ -1,5 +1,7 @@
 """Helpers of the tests of sequences."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from _kernels import DEVICE, KERNELS, pass_self_checks
@@ -8,12 +10,12 @@ from recurrent.backends import cuda
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _seed() -> None:
     torch.manual_seed(0)
 
 
 @pytest.fixture
-def double():
+def double() -> Iterator[None]:
     """Double precision by default."""
     torch.set_default_dtype(torch.float64)
     yield
@@ -21,7 +23,7 @@ def double():
 
 
 @pytest.fixture(params=["reference", "fused", pytest.param("cuda", marks=KERNELS)])
-def backend(request, monkeypatch):
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every backend by its name; the kernels run on the CPU where there is no GPU."""
     if request.param == "cuda" and DEVICE.type == "cpu":
         monkeypatch.setattr(cuda, "kernel_refusal", lambda device: None)

@@ -1,15 +1,18 @@
 """Every bad argument is refused with its name, what came and what was expected."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from recurrent import ORGaNICsCell, ORGaNICsRNN, State, check_trajectory
 
 X = torch.rand(6, 2, 3)
 
 
-def state(layers=1, batch=2, n=5, **replaced):
+def state(layers: int = 1, batch: int = 2, n: int = 5, **replaced: Tensor) -> State:
     return State(*torch.rand(4, layers, batch, n))._replace(**replaced)
 
 
@@ -63,13 +66,13 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("options", "error", "message"), CONSTRUCTION)
-def test_construction(options, error, message):
+def test_construction(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ORGaNICsRNN(**{"input_size": 3, "hidden_size": 5, **options})
 
 
-def test_numbers_of_numpy_are_numbers():
-    options = {
+def test_numbers_of_numpy_are_numbers() -> None:
+    options: dict[str, Any] = {
         "rectified": np.bool_(True),
         "learn_time_constants": np.True_,
         "batch_first": np.bool_(False),
@@ -77,26 +80,28 @@ def test_numbers_of_numpy_are_numbers():
         "max_step_y": np.float64(0.25),
         "max_step_a": np.float16(0.5),
     }
-    rnn = ORGaNICsRNN(np.int64(3), np.int32(5), np.array(2), **options)
+    rnn = ORGaNICsRNN(np.int64(3), np.int32(5), np.array(2), **options)  # type: ignore[arg-type]
     plain = ORGaNICsRNN(
         3, 5, 2, **{name: np.asarray(value).item() for name, value in options.items()}
     )
     plain.load_state_dict(rnn.state_dict())
     assert repr(rnn) == repr(plain)
     torch.testing.assert_close(rnn(X)[0], plain(X)[0])
-    report = check_trajectory(rnn.cells[0], X, every=np.int64(4), limit=np.float32(1e3))
+    report = check_trajectory(rnn.cells[0], X, every=np.int64(4), limit=np.float32(1e3))  # type: ignore[arg-type]
     assert report.checked.tolist() == [0, 4]
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), CALLS)
 @pytest.mark.parametrize("backend", ["reference", "fused"])
-def test_call(arguments, error, message, backend):
+def test_call(
+    arguments: tuple[Any, ...], error: type[Exception], message: str, backend: str
+) -> None:
     rnn = ORGaNICsRNN(3, 5, backend=backend)
     with pytest.raises(error, match=message):
         rnn(*arguments)
 
 
-def test_batch_first_names_its_layout():
+def test_batch_first_names_its_layout() -> None:
     rnn = ORGaNICsRNN(3, 5, batch_first=True)
     with pytest.raises(ValueError, match=r"expected \(B, T, 3\) or \(T, 3\)"):
         rnn(torch.rand(6, 2, 4))
@@ -109,7 +114,7 @@ def test_batch_first_names_its_layout():
         ((X[0], state()), ValueError, r"state.y: got shape \(1, 2, 5\), expected \(2, 5\)"),
     ],
 )
-def test_cell(arguments, error, message):
+def test_cell(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ORGaNICsCell(3, 5)(*arguments)
 
@@ -124,7 +129,7 @@ def test_cell(arguments, error, message):
         ("recurrent_weight", 2 * torch.eye(5), "largest singular value of 2, expected at most 1"),
     ],
 )
-def test_assigned_parameters(name, value, message):
+def test_assigned_parameters(name: str, value: Tensor, message: str) -> None:
     cell = ORGaNICsCell(3, 5, recurrence="spectral")
     with pytest.raises(ValueError, match=message):
         setattr(cell, name, value)
@@ -141,7 +146,9 @@ def test_assigned_parameters(name, value, message):
         ((None, X, state()), {}, ValueError, r"state.y: got shape \(1, 2, 5\), expected \(2, 5\)"),
     ],
 )
-def test_check_trajectory(arguments, options, error, message):
+def test_check_trajectory(
+    arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
     cell, *rest = arguments
     with pytest.raises(error, match=message):
         check_trajectory(cell or ORGaNICsCell(3, 5), *rest, **options)

@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,13 @@ from torch.autograd import gradcheck
 from recurrent import ORGaNICsCell, ORGaNICsRNN, State, check_trajectory
 from recurrent.bounded import RecurrentRows, Rows
 
-MODELS = ({}, {"rectified": False}, {"rectifier": "after_weights"}, {"input_gain": "fixed"})
-FAST = {"max_step_y": 1.0, "max_step_a": 1.0, "max_step_b": 1.0}
+MODELS: tuple[dict[str, Any], ...] = (
+    {},
+    {"rectified": False},
+    {"rectifier": "after_weights"},
+    {"input_gain": "fixed"},
+)
+FAST: dict[str, Any] = {"max_step_y": 1.0, "max_step_a": 1.0, "max_step_b": 1.0}
 
 
 def bounded(*sizes: int, **options: object) -> ORGaNICsCell:
@@ -46,7 +53,7 @@ def step_by_hand(cell: ORGaNICsCell, x: Tensor, state: State) -> State:
         a + cell.step_a * ((b0 * cell.semisaturation) ** 2 - a + pool),
     ]
     if cell.input_gain == "fixed":
-        return State(*new, b, b0)
+        return State(new[0], new[1], b, b0)
     for gain, prefix, step in ((b, "", cell.step_b), (b0, "baseline_", cell.step_b0)):
         weights = [getattr(cell, f"{prefix}gain_weight_{part}") for part in "xya"]
         drive = sum(v @ w.T for v, w in zip((x, y, a), weights, strict=True))
@@ -65,14 +72,20 @@ def corners(bound: State, count: int, n: int, signs: Tensor) -> State:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("sigma", [0.2, 1.0, 3.0])
-def test_no_state_leaves_the_bound(dtype, model, sigma):
+def test_no_state_leaves_the_bound(dtype: torch.dtype, model: dict[str, Any], sigma: float) -> None:
     for scale, (m, n), largest in zip(
         (0.01, 1.0, 30.0, 1e4),
         ((1, 1), (3, 2), (2, 17), (5, 6)),
         (1.0, 0.02, 7.0, 1e6),
         strict=True,
     ):
-        options = {"semisaturation": sigma, "input_bound": largest, "dtype": dtype, **model, **FAST}
+        options: dict[str, Any] = {
+            "semisaturation": sigma,
+            "input_bound": largest,
+            "dtype": dtype,
+            **model,
+            **FAST,
+        }
         cell = bounded(m, n, **options)
         scramble(cell, scale)
         bound = cell.state_bound(largest)
@@ -88,7 +101,7 @@ def test_no_state_leaves_the_bound(dtype, model, sigma):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_conditions_of_the_theorem_hold_for_any_parameters(model):
+def test_the_conditions_of_the_theorem_hold_for_any_parameters(model: dict[str, Any]) -> None:
     for sigma, scale in itertools.product((0.3, 1.0, 2.0), (1e-30, 0.3, 1e3, 1e30)):
         cell = bounded(3, 9, semisaturation=sigma, input_bound=2.0, **model)
         scramble(cell, scale)
@@ -109,7 +122,7 @@ def test_the_conditions_of_the_theorem_hold_for_any_parameters(model):
             assert (step <= cell.max_steps[name]).all()
 
 
-def test_the_bound_is_of_the_size_of_what_is_reached():
+def test_the_bound_is_of_the_size_of_what_is_reached() -> None:
     cell = bounded(1, 2, rectified=False, **FAST)
     with torch.no_grad():
         cell.recurrent_weight = torch.tensor([[0.0, 0.65], [0.65, 0.0]])
@@ -125,7 +138,7 @@ def test_the_bound_is_of_the_size_of_what_is_reached():
 
 
 @pytest.mark.parametrize("backend", ["reference", "fused"])
-def test_smallest_steps_and_the_longest_sequences_in_single_precision(backend):
+def test_smallest_steps_and_the_longest_sequences_in_single_precision(backend: str) -> None:
     rnn = ORGaNICsRNN(
         1,
         3,
@@ -152,7 +165,7 @@ def test_smallest_steps_and_the_longest_sequences_in_single_precision(backend):
 
 
 @pytest.mark.parametrize("readout", ["y", "rates"])
-def test_layers_of_bounded_cells_are_bounded(readout):
+def test_layers_of_bounded_cells_are_bounded(readout: str) -> None:
     rnn = ORGaNICsRNN(
         2, 5, num_layers=3, recurrence="bounded", input_bound=4.0, readout=readout, **FAST
     )
@@ -168,7 +181,7 @@ def test_layers_of_bounded_cells_are_bounded(readout):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_backends_agree_on_bounded_cells(model):
+def test_backends_agree_on_bounded_cells(model: dict[str, Any]) -> None:
     torch.manual_seed(1)
     fused = ORGaNICsRNN(2, 6, recurrence="bounded", backend="fused", dtype=torch.float64, **model)
     scramble(fused, 1.0)
@@ -186,7 +199,7 @@ def test_backends_agree_on_bounded_cells(model):
 
 @pytest.mark.parametrize("rate", [0.03, 0.1])
 @pytest.mark.parametrize("seed", range(3))
-def test_training_stays_finite_and_within_the_bound(rate, seed):
+def test_training_stays_finite_and_within_the_bound(rate: float, seed: int) -> None:
     torch.manual_seed(seed)
     rnn = ORGaNICsRNN(2, 12, recurrence="bounded", max_step_y=0.5, max_step_a=0.5, max_step_b=1.0)
     readout = nn.Linear(12, 3)
@@ -207,7 +220,7 @@ def test_training_stays_finite_and_within_the_bound(rate, seed):
 
 
 @pytest.mark.parametrize("nonnegative", [True, False])
-def test_recurrent_rows_keep_what_is_assigned_and_refuse_the_rest(nonnegative):
+def test_recurrent_rows_keep_what_is_assigned_and_refuse_the_rest(nonnegative: bool) -> None:
     constraint = RecurrentRows(0.7, nonnegative)
     weight = torch.randn(6, 6, dtype=torch.float64)
     weight *= 0.69 / weight.abs().sum(-1, keepdim=True)
@@ -223,7 +236,7 @@ def test_recurrent_rows_keep_what_is_assigned_and_refuse_the_rest(nonnegative):
     assert gradcheck(constraint, torch.randn(4, 4, dtype=torch.float64, requires_grad=True))
 
 
-def test_signs_are_bounded_apart_where_r_is_not_negative():
+def test_signs_are_bounded_apart_where_r_is_not_negative() -> None:
     weight = torch.tensor([[0.0, 0.7, -0.7], [0.3, 0.4, -0.7], [0.0, 0.0, 0.0]])
     torch.testing.assert_close(
         RecurrentRows(0.7, True)(RecurrentRows(0.7, True).right_inverse(weight)), weight
@@ -232,7 +245,7 @@ def test_signs_are_bounded_apart_where_r_is_not_negative():
         RecurrentRows(0.7, False).right_inverse(weight)
 
 
-def test_rows_scale_down_only():
+def test_rows_scale_down_only() -> None:
     constraint = Rows(2.0)
     weight = torch.tensor([[1.0, -0.5], [3.0, -1.0], [0.0, 0.0]], dtype=torch.float64)
     expected = torch.tensor([[1.0, -0.5], [1.5, -0.5], [0.0, 0.0]], dtype=torch.float64)
@@ -244,7 +257,7 @@ def test_rows_scale_down_only():
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-38, 1e30, -1e30])
-def test_extreme_parameters_give_finite_weights_and_gradients(value):
+def test_extreme_parameters_give_finite_weights_and_gradients(value: float) -> None:
     cell = bounded(2, 4)
     with torch.no_grad():
         for parameter in cell.parameters():
@@ -269,7 +282,7 @@ REFUSALS = [
         "input_bound: got 1.5, expected at most 1:",
     ),
     (lambda: bounded(1, 2).state_bound(-1), ValueError, "input_bound: got -1"),
-    (lambda: bounded(1, 2).state_bound("1"), TypeError, "input_bound: got '1'"),
+    (lambda: bounded(1, 2).state_bound("1"), TypeError, "input_bound: got '1'"),  # type: ignore[arg-type]
     (lambda: bounded(1, 2, input_bound=0.0), ValueError, "input_bound: got 0.0"),
     (
         lambda: ORGaNICsRNN(1, 2, recurrence="identity", input_bound=1.0),
@@ -292,12 +305,14 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), REFUSALS)
-def test_what_has_no_bound_is_refused(call, error, message):
+def test_what_has_no_bound_is_refused(
+    call: Callable[..., Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         call()
 
 
-def test_buffers_that_the_weights_are_not_constrained_for_are_noticed():
+def test_buffers_that_the_weights_are_not_constrained_for_are_noticed() -> None:
     cell = bounded(1, 2, learn_time_constants=False)
     cell.state_bound(1.0)
     for name, value in (("semisaturation", 1.5), ("step_a", 1.5), ("step_y", 1e-6), ("step_b", -1)):
@@ -308,15 +323,17 @@ def test_buffers_that_the_weights_are_not_constrained_for_are_noticed():
             changed.state_bound(1.0)
 
 
-def test_smaller_steps_are_possible_in_double_precision():
+def test_smaller_steps_are_possible_in_double_precision() -> None:
     cell = bounded(1, 2, max_step_y=1e-6, max_step_a=1e-6, dtype=torch.float64)
     assert float(cell.state_bound(1.0).y) == 1.0
 
 
 @pytest.mark.parametrize("recurrence", ["bounded", "spectral"])
 @pytest.mark.parametrize("learned", [True, False])
-def test_longer_steps_are_those_of_proportionally_smaller_time_constants(recurrence, learned):
-    options = {"recurrence": recurrence, "learn_time_constants": learned}
+def test_longer_steps_are_those_of_proportionally_smaller_time_constants(
+    recurrence: str, learned: bool
+) -> None:
+    options: dict[str, Any] = {"recurrence": recurrence, "learn_time_constants": learned}
     rnn = ORGaNICsRNN(2, 5, 2, max_step_y=0.1, max_step_a=0.2, max_step_b=0.25, **options)
     other = ORGaNICsRNN(2, 5, 2, max_step_y=0.4, max_step_a=0.8, max_step_b=1.0, **options)
     with torch.no_grad():
@@ -331,7 +348,7 @@ def test_longer_steps_are_those_of_proportionally_smaller_time_constants(recurre
 
 
 @pytest.mark.parametrize("recurrence", ["bounded", "spectral", "unconstrained", "identity"])
-def test_a_report_says_what_holds_for_other_sequences(recurrence):
+def test_a_report_says_what_holds_for_other_sequences(recurrence: str) -> None:
     cell = ORGaNICsCell(1, 3, recurrence=recurrence)
     report = check_trajectory(cell, torch.rand(5, 1))
     if recurrence == "bounded":
@@ -342,13 +359,13 @@ def test_a_report_says_what_holds_for_other_sequences(recurrence):
         assert "nothing bounds the states along others" in str(report)
 
 
-def test_a_report_states_no_bound_where_rounding_may_break_it():
+def test_a_report_states_no_bound_where_rounding_may_break_it() -> None:
     report = check_trajectory(bounded(1, 3, max_step_a=1e-4), torch.rand(5, 1))
     assert report.stated_bound is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_bounded_too(dtype):
+def test_half_precision_is_bounded_too(dtype: torch.dtype) -> None:
     rnn = ORGaNICsRNN(2, 9, 2, recurrence="bounded", dtype=dtype, semisaturation=0.7, **FAST)
     scramble(rnn, 3.0)
     bound = rnn.state_bound()
@@ -361,12 +378,12 @@ def test_half_precision_is_bounded_too(dtype):
                 assert (part.abs() <= top).all()
 
 
-def test_a_state_dict_of_other_bounds_is_refused():
+def test_a_state_dict_of_other_bounds_is_refused() -> None:
     for other in ({"input_bound": 2.0}, {"semisaturation": 0.5}, {"recurrence": "spectral"}):
-        options = {"recurrence": "bounded", **other}
+        options: dict[str, Any] = {"recurrence": "bounded", **other}
         with pytest.raises(ValueError, match="got other options"):
             bounded(1, 2).load_state_dict(ORGaNICsCell(1, 2, **options).state_dict())
 
 
-def test_the_bound_is_shown():
+def test_the_bound_is_shown() -> None:
     assert "recurrence='bounded', input_bound=3" in repr(bounded(1, 2, input_bound=3.0))

@@ -1,5 +1,7 @@
 """One step is the circuit's vector field times dt/tau, and starts by the paper's recipe."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ def random_state(*shape: int) -> State:
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_step_is_the_circuits_field_times_dt_over_tau(options):
+def test_step_is_the_circuits_field_times_dt_over_tau(options: dict[str, Any]) -> None:
     cell = ORGaNICsCell(3, 7, max_step_y=0.5, max_step_a=0.3, max_step_b=0.9, **options)
     x, state = torch.randn(50, 3), random_state(50, 7)
     new = cell(x, state)
@@ -55,7 +57,7 @@ def test_step_is_the_circuits_field_times_dt_over_tau(options):
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_published_rectifier_acts_after_the_weights():
+def test_published_rectifier_acts_after_the_weights() -> None:
     cell = ORGaNICsCell(2, 5, rectifier="after_weights")
     x, state = torch.rand(4, 2), random_state(4, 5)
     gain = 1 - state.a.relu().sqrt()
@@ -64,7 +66,7 @@ def test_published_rectifier_acts_after_the_weights():
     torch.testing.assert_close(cell(x, state).y, state.y + cell.step_y * field)
 
 
-def test_start_of_the_parameters():
+def test_start_of_the_parameters() -> None:
     cell = ORGaNICsCell(3, 20)
     assert torch.linalg.matrix_norm(cell.input_weight, 2).item() == pytest.approx(1.0)
     wr = cell.recurrent_weight
@@ -76,26 +78,26 @@ def test_start_of_the_parameters():
         assert 0 < step.min() < step.max() < largest
 
 
-def test_fixed_time_constants_are_buffers_at_sigmoid_of_one():
+def test_fixed_time_constants_are_buffers_at_sigmoid_of_one() -> None:
     cell = ORGaNICsCell(3, 4, learn_time_constants=False)
     assert "step_y" in dict(cell.named_buffers())
     torch.testing.assert_close(cell.step_a, 0.005 * torch.ones(4).sigmoid())
 
 
-def test_gradient_of_the_normalization_weights_is_alive_everywhere():
+def test_gradient_of_the_normalization_weights_is_alive_everywhere() -> None:
     cell = ORGaNICsCell(3, 6)
     cell.normalization_weight.sum().backward()
     assert (cell.parametrizations.normalization_weight.original.grad.abs() > 1e-3).all()
 
 
-def test_rest_state_is_at_rest_without_input():
+def test_rest_state_is_at_rest_without_input() -> None:
     cell = ORGaNICsCell(3, 6, input_gain="fixed", semisaturation=0.8)
     rest = cell.rest_state()
     for before, after in zip(rest, cell(torch.zeros(3)), strict=True):
         torch.testing.assert_close(after, before)
 
 
-def test_drawn_state_follows_the_recipe_and_the_generator():
+def test_drawn_state_follows_the_recipe_and_the_generator() -> None:
     cell = ORGaNICsCell(3, 50)
     first, second = (
         cell.draw_state(4, generator=torch.Generator().manual_seed(1)) for _ in range(2)
@@ -109,14 +111,14 @@ def test_drawn_state_follows_the_recipe_and_the_generator():
     assert first.a.max() <= 1
 
 
-def test_spectral_recurrence_keeps_its_bound_under_training():
+def test_spectral_recurrence_keeps_its_bound_under_training() -> None:
     cell = ORGaNICsCell(1, 6, recurrence="spectral")
     with torch.no_grad():
         cell.parametrizations.recurrent_weight.original.mul_(3.0)
     assert torch.linalg.matrix_norm(cell.recurrent_weight, 2).item() == pytest.approx(1.0)
 
 
-def test_unbatched_cell_and_repr():
+def test_unbatched_cell_and_repr() -> None:
     cell = ORGaNICsCell(2, 3, recurrence="identity", input_gain="fixed")
     assert cell(torch.rand(2)).y.shape == (3,)
     assert cell.recurrent_weight is None

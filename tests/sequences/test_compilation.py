@@ -1,10 +1,12 @@
 """Sequences under torch's compiler, exporter and tracer."""
 
 import io
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recurrent import ORGaNICsCell, ORGaNICsRNN, State
 
@@ -13,10 +15,10 @@ pytestmark = [
     # torch.export.load in torch 2.11.
     pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning"),
 ]
-FAST = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
+FAST: dict[str, Any] = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
 
 
-def as_list(results):
+def as_list(results: tuple[Tensor, State]) -> list[Tensor]:
     output, state = results
     return [output, *state]
 
@@ -30,11 +32,14 @@ PROGRAMS = [
 
 
 @pytest.mark.parametrize(("options", "strict", "with_state"), PROGRAMS)
-def test_an_exported_program_gives_the_same(options, strict, with_state):
+def test_an_exported_program_gives_the_same(
+    options: dict[str, Any], strict: bool, with_state: bool
+) -> None:
     rnn = ORGaNICsRNN(3, 5, **FAST, **options)
-    dtype = rnn.cells[0].input_weight.dtype
+    cell: Any = rnn.cells[0]
+    dtype = cell.input_weight.dtype
 
-    def draw():
+    def draw() -> tuple[Any, ...]:
         x = torch.rand(2, 2, 3).to(dtype)
         return (x, tuple(rnn.draw_state(2))) if with_state else (x,)
 
@@ -50,14 +55,15 @@ def test_an_exported_program_gives_the_same(options, strict, with_state):
     gradients = []
     for owner, result in ((module, results), (rnn, rnn(*arguments))):
         named = dict(owner.named_parameters())
-        found = torch.autograd.grad(result[0].float().sum(), named.values(), materialize_grads=True)
+        leaves = list(named.values())
+        found = torch.autograd.grad(result[0].float().sum(), leaves, materialize_grads=True)
         gradients.append(dict(zip(named, found, strict=True)))
-    got, expected = gradients
-    for name, known in expected.items():
-        torch.testing.assert_close(got[name], known)
+    grads, expected_grads = gradients
+    for name, known in expected_grads.items():
+        torch.testing.assert_close(grads[name], known)
 
 
-def test_the_batch_of_an_exported_program_may_be_dynamic():
+def test_the_batch_of_an_exported_program_may_be_dynamic() -> None:
     rnn, batch = ORGaNICsRNN(3, 5, 2), torch.export.Dim("batch", min=2, max=64)
     arguments = (torch.rand(2, 3, 3), tuple(rnn.draw_state(3)))
     shapes = {"x": {1: batch}, "state": ({1: batch},) * 4}
@@ -67,27 +73,27 @@ def test_the_batch_of_an_exported_program_may_be_dynamic():
         torch.testing.assert_close(got, expected)
 
 
-def test_the_steps_of_an_exported_program_are_those_of_the_example():
+def test_the_steps_of_an_exported_program_are_those_of_the_example() -> None:
     rnn, steps = ORGaNICsRNN(3, 5), torch.export.Dim("steps", min=2, max=64)
     with pytest.raises(Exception, match="specialized it to be a constant"):
         torch.export.export(rnn, (torch.rand(2, 3, 3),), dynamic_shapes={"x": {0: steps}})
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_packed_sequences_are_not_exported(strict):
+def test_packed_sequences_are_not_exported(strict: bool) -> None:
     packed = nn.utils.rnn.pack_sequence([torch.rand(3, 3), torch.rand(2, 3)])
     with pytest.raises(Exception, match="got a PackedSequence under torch"):
         torch.export.export(ORGaNICsRNN(3, 5), (packed,), strict=strict)
 
 
-def test_a_backend_that_cannot_be_exported_says_so():
+def test_a_backend_that_cannot_be_exported_says_so() -> None:
     rnn = ORGaNICsRNN(3, 5, backend="fused")
     with pytest.raises(RuntimeError, match=r"'fused', which does not support torch\.export"):
         torch.export.export(rnn, (torch.rand(2, 2, 3),))
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
-def test_a_traced_module_gives_the_same():
+def test_a_traced_module_gives_the_same() -> None:
     rnn, x = ORGaNICsRNN(3, 5), torch.rand(2, 2, 3)
     traced = torch.jit.trace(rnn, torch.rand(2, 2, 3), check_trace=False)
     for got, expected in zip(as_list(traced(x)), as_list(rnn(x)), strict=True):
@@ -95,18 +101,18 @@ def test_a_traced_module_gives_the_same():
 
 
 class Classifier(nn.Module):
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         super().__init__()
         self.encoder, self.readout = nn.Linear(4, 3), nn.Linear(5, 2)
         self.rnn = ORGaNICsRNN(3, 5, **FAST, **options)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         state = State(*(part + 0.1 for part in self.rnn.rest_state(x.shape[1])))
         return self.readout(self.rnn(self.encoder(x).tanh(), state)[1].y[-1])
 
 
 @pytest.fixture
-def _compiler():
+def _compiler() -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -115,7 +121,7 @@ def _compiler():
 # Dynamo looks at the gradients of the state that is handed over.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.usefixtures("_compiler")
-def test_a_compiled_model_gives_the_same():
+def test_a_compiled_model_gives_the_same() -> None:
     model, x = Classifier(recurrence="spectral"), torch.rand(3, 6, 4)
     compiled = torch.compile(model, backend="aot_eager")
     for batch in (6, 5, 3):
@@ -131,14 +137,14 @@ def test_a_compiled_model_gives_the_same():
 
 
 @pytest.mark.usefixtures("_compiler")
-def test_one_graph_for_all_is_refused_with_the_reason():
+def test_one_graph_for_all_is_refused_with_the_reason() -> None:
     with pytest.raises(Exception, match="would unroll the whole sequence"):
         torch.compile(Classifier(), backend="eager", fullgraph=True)(torch.rand(3, 6, 4))
 
 
 @pytest.mark.usefixtures("_compiler")
 @pytest.mark.parametrize("options", [{"dtype": torch.bfloat16}, {"recurrence": "spectral"}])
-def test_a_cell_is_one_graph(options):
+def test_a_cell_is_one_graph(options: dict[str, Any]) -> None:
     cell = ORGaNICsCell(3, 5, **options)
     x, state = torch.rand(2, 3).to(cell.input_weight.dtype), cell.draw_state(2)
     compiled = torch.compile(cell, backend="aot_eager", fullgraph=True)
@@ -152,5 +158,5 @@ def test_a_cell_is_one_graph(options):
     torch.testing.assert_close(program(x, tuple(state)).a, cell(x, state).a)
 
 
-def used(cell):
+def used(cell: ORGaNICsCell) -> list[Tensor]:
     return [cell.input_weight, cell.gain_weight_x]

@@ -3,11 +3,15 @@
 Where there is no GPU they run under Triton's interpreter, whose products are plain float32.
 """
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 import torch
 from _compilation import H100_SHARED_MEMORY, MEASURED, Program, compile_for_gpu
 from _derivatives import outputs_and_gradients
 from _kernels import DEVICE, KERNELS, pass_self_checks
+from torch import Tensor
 
 from recurrent import ORGaNICsRNN, State
 from recurrent.backends import cuda
@@ -17,9 +21,9 @@ from recurrent.backends.folding import fold
 ACCURATE = tiles.Precision(torch.float32, "tf32x3")
 TF32 = tiles.Precision(torch.float32, "tf32")
 BFLOAT16 = tiles.Precision(torch.bfloat16, "tf32")
-FAST = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
-MODELS = [{}, {"rectifier": "after_weights"}, {"rectified": False}]
-VARIANTS = [
+FAST: dict[str, Any] = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
+MODELS: list[dict[str, Any]] = [{}, {"rectifier": "after_weights"}, {"rectified": False}]
+VARIANTS: list[dict[str, Any]] = [
     {},
     {"recurrence": "spectral"},
     {"recurrence": "identity"},
@@ -34,25 +38,33 @@ pytestmark = [KERNELS, pytest.mark.filterwarnings("ignore:overflow:RuntimeWarnin
 
 
 @pytest.fixture(autouse=True)
-def kernels(monkeypatch):
+def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels, on whatever device the tests run."""
     if not ON_GPU:
         monkeypatch.setattr(cuda, "kernel_refusal", lambda device: None)
         pass_self_checks(monkeypatch)
 
 
-def relative_error(value, reference):
+def relative_error(value: Tensor, reference: Tensor) -> float:
     norm = reference.norm()
     return float(((value.double() - reference).norm() / norm.clamp_min(1e-30)).detach())
 
 
-def compare(rnn, steps, batch, state=None, output_bar=2e-6, gradient_bar=1e-5):
+def compare(
+    rnn: ORGaNICsRNN,
+    steps: int,
+    batch: int,
+    state: State | None = None,
+    output_bar: float = 2e-6,
+    gradient_bar: float = 1e-5,
+) -> None:
     """Against float64, with random input, states and output gradients."""
     rnn.to(DEVICE)
-    if rnn.cells[0].recurrence == "spectral":
+    cell: Any = rnn.cells[0]
+    if cell.recurrence == "spectral":
         # An orthogonal Wr sits on the kink of the bound, where each precision has its own gradient.
         with torch.no_grad():
-            original = rnn.cells[0].parametrizations.recurrent_weight.original
+            original = cell.parametrizations.recurrent_weight.original
             original.add_(torch.randn_like(original), alpha=0.3)
     layers, n = rnn.num_layers, rnn.hidden_size
     x = torch.rand(steps, batch, rnn.input_size, device=DEVICE)
@@ -72,7 +84,7 @@ def compare(rnn, steps, batch, state=None, output_bar=2e-6, gradient_bar=1e-5):
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_equals_the_reference(model, variant):
+def test_equals_the_reference(model: dict[str, Any], variant: dict[str, Any]) -> None:
     compare(ORGaNICsRNN(3, 6, **FAST, **{**variant, **model}), steps=5, batch=5)
 
 
@@ -81,26 +93,26 @@ def test_equals_the_reference(model, variant):
     ("units", "steps", "batch"),
     [(1, 1, 1), (16, 3, 8), (20, 1, 9), (64, 3, 1), (100, 2, 3), (128, 2, 8), (130, 2, 3)],
 )
-def test_sizes(units, steps, batch):
+def test_sizes(units: int, steps: int, batch: int) -> None:
     compare(ORGaNICsRNN(2, units, **FAST), steps, batch)
 
 
 @pytest.mark.parametrize("units", [64, 128, 200] if ON_GPU else [10])
-def test_a_long_sequence(units):
+def test_a_long_sequence(units: int) -> None:
     rnn = ORGaNICsRNN(1, units)
     batch = 16 if ON_GPU else 2
     compare(rnn, 784, batch, rnn.draw_state(batch), output_bar=2e-6, gradient_bar=2e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5])
-def test_gradient_where_the_inhibition_is_silent(value):
+def test_gradient_where_the_inhibition_is_silent(value: float) -> None:
     rnn = ORGaNICsRNN(2, 4, **FAST)
     state = rnn.draw_state(3)._replace(a=torch.full((1, 3, 4), value))
     compare(rnn, steps=4, batch=3, state=state)
 
 
 @pytest.mark.parametrize("keep", ["output", "y", "a", "b", "b0"])
-def test_gradient_of_one_result_alone(keep):
+def test_gradient_of_one_result_alone(keep: str) -> None:
     rnn = ORGaNICsRNN(2, 4, device=DEVICE, **FAST)
     x = torch.rand(4, 3, 2, device=DEVICE)
     gradients = []
@@ -114,7 +126,7 @@ def test_gradient_of_one_result_alone(keep):
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
-def test_backward_twice_over_one_graph():
+def test_backward_twice_over_one_graph() -> None:
     rnn = ORGaNICsRNN(2, 4, backend="cuda", device=DEVICE)
     loss = rnn(torch.rand(3, 3, 2, device=DEVICE))[0].square().sum()
     parameters = list(rnn.parameters())
@@ -125,7 +137,9 @@ def test_backward_twice_over_one_graph():
 
 @pytest.mark.parametrize("gains", ["dynamic", "fixed"])
 @pytest.mark.parametrize("span", [1, 36, 1 << 25])
-def test_without_gradients_the_numbers_are_the_same(gains, span, monkeypatch):
+def test_without_gradients_the_numbers_are_the_same(
+    gains: str, span: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(forward, "_SPAN_ELEMENTS", span)
     rnn = ORGaNICsRNN(2, 4, backend="cuda", input_gain=gains, device=DEVICE)
     x = torch.rand(8, 3, 2, device=DEVICE)
@@ -136,7 +150,7 @@ def test_without_gradients_the_numbers_are_the_same(gains, span, monkeypatch):
         torch.testing.assert_close(value, reference, rtol=0, atol=0)
 
 
-def test_the_state_given_is_not_changed():
+def test_the_state_given_is_not_changed() -> None:
     rnn = ORGaNICsRNN(2, 4, backend="cuda", device=DEVICE)
     state = rnn.draw_state(3)
     before = State(*(part.clone() for part in state))
@@ -145,7 +159,7 @@ def test_the_state_given_is_not_changed():
         torch.testing.assert_close(part, known, rtol=0, atol=0)
 
 
-def test_second_derivatives_are_refused_by_name():
+def test_second_derivatives_are_refused_by_name() -> None:
     rnn = ORGaNICsRNN(2, 4, backend="cuda", device=DEVICE)
     output, _ = rnn(torch.rand(3, 3, 2, device=DEVICE))
     with pytest.raises(RuntimeError, match=r"second derivatives.*expected backend='reference'"):
@@ -153,12 +167,12 @@ def test_second_derivatives_are_refused_by_name():
 
 
 @pytest.fixture
-def matmul_precision():
+def matmul_precision() -> Iterator[Callable[[str], None]]:
     yield torch.set_float32_matmul_precision
     torch.set_float32_matmul_precision("highest")
 
 
-def test_precision_is_that_of_torch(matmul_precision):
+def test_precision_is_that_of_torch(matmul_precision: Callable[[str], None]) -> None:
     expected = {"highest": "tf32x3", "high": "tf32", "medium": "tf32"}
     for name, dot in expected.items():
         matmul_precision(name)
@@ -166,7 +180,7 @@ def test_precision_is_that_of_torch(matmul_precision):
         assert tiles.chosen_precision() == (dtype, dot)
 
 
-def test_precision_by_the_newer_option(matmul_precision):
+def test_precision_by_the_newer_option(matmul_precision: Callable[[str], None]) -> None:
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     assert tiles.chosen_precision() == (torch.float32, "tf32")
     torch.backends.cuda.matmul.fp32_precision = "ieee"
@@ -177,7 +191,9 @@ def test_precision_by_the_newer_option(matmul_precision):
 # interpreter's products are of float32 only.
 @needs_gpu
 @pytest.mark.parametrize(("name", "bar"), [("medium", 1e-2), ("high", 2e-3)])
-def test_products_of_fewer_bits(name, bar, matmul_precision):
+def test_products_of_fewer_bits(
+    name: str, bar: float, matmul_precision: Callable[[str], None]
+) -> None:
     rnn = ORGaNICsRNN(3, 40, device=DEVICE, **FAST)
     matmul_precision(name)
     compare(rnn, steps=6, batch=9, output_bar=bar, gradient_bar=5 * bar)
@@ -185,7 +201,7 @@ def test_products_of_fewer_bits(name, bar, matmul_precision):
         compare(rnn.float(), steps=6, batch=9)
 
 
-def test_refusals(monkeypatch):
+def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     rnn, x = ORGaNICsRNN(2, 3), torch.rand(4, 1, 2)
     double = ORGaNICsRNN(2, 3, dtype=torch.float64).backend_for(x.double())
     assert double.backend.name == "fused"
@@ -203,7 +219,7 @@ def test_refusals(monkeypatch):
 
 
 @needs_gpu
-def test_a_gpu_takes_the_kernels():
+def test_a_gpu_takes_the_kernels() -> None:
     rnn = ORGaNICsRNN(2, 3, device=DEVICE)
     choice = rnn.backend_for(torch.rand(4, 1, 2, device=DEVICE))
     assert choice.backend.name == "cuda"
@@ -212,7 +228,9 @@ def test_a_gpu_takes_the_kernels():
 
 @pytest.mark.parametrize("units", [16, 32, 64, 128, 256])
 @pytest.mark.parametrize(("shared", "smallest"), [(101376, 2), (166912, 2), (232448, 3)])
-def test_tiles_fit_into_shared_memory(units, shared, smallest, monkeypatch):
+def test_tiles_fit_into_shared_memory(
+    units: int, shared: int, smallest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those of compute capability 8.9, 8.0 and 9.0, with blocks left to fetch ahead."""
     monkeypatch.setattr(tiles, "_shared_memory", lambda device: shared)
     for recurrence, gains in (
@@ -221,7 +239,8 @@ def test_tiles_fit_into_shared_memory(units, shared, smallest, monkeypatch):
         ("spectral", "fixed"),
     ):
         rnn = ORGaNICsRNN(1, units, recurrence=recurrence, input_gain=gains)
-        weights = fold(rnn.cells[0].parameters_of_step())
+        cell: Any = rnn.cells[0]
+        weights = fold(cell.parameters_of_step())
         for tile in (tiles.forward_tile(units), tiles.adjoint_tile(units)):
             constants = tile.arguments(weights, ACCURATE, DEVICE)
             blocks = constants["GROUP"] * (constants["STAGES"] - 1)
@@ -246,7 +265,13 @@ COUNTS = ("steps", "samples", "neurons")
 LARGEST_STACK = {16: 64, 32: 64, 64: 320, 128: 320, 256: 768}
 
 
-def program(kernel, units, precision=ACCURATE, missing=(), **options):
+def program(
+    kernel: str,
+    units: int,
+    precision: tiles.Precision = ACCURATE,
+    missing: tuple[str, ...] = (),
+    **options: Any,
+) -> Program:
     """A kernel as the backend launches it on an H100; arguments that are `missing` are None."""
     forward = kernel == "sequence_kernel"
     tile = tiles.forward_tile(units) if forward else tiles.adjoint_tile(units)
@@ -264,7 +289,8 @@ def program(kernel, units, precision=ACCURATE, missing=(), **options):
         recurrence="identity" if constants["IDENTITY"] else "unconstrained",
         input_gain="dynamic" if constants["DYNAMIC"] else "fixed",
     )
-    weights = fold(rnn.cells[0].parameters_of_step())
+    cell: Any = rnn.cells[0]
+    weights = fold(cell.parameters_of_step())
     tile_arguments = tile.arguments(weights, precision, torch.device("cpu"))
     warps = tile_arguments.pop("num_warps")
     tile_arguments.pop("enable_fp_fusion")
@@ -277,7 +303,7 @@ def program(kernel, units, precision=ACCURATE, missing=(), **options):
 
 
 @MEASURED
-def test_the_kernels_compile_for_a_gpu():
+def test_the_kernels_compile_for_a_gpu() -> None:
     programs = [
         *(program(kernel, units) for kernel in POINTERS for units in (16, 32, 64, 128, 256)),
         *(

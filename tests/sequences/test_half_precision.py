@@ -1,11 +1,12 @@
 """Modules in half precision step a float32 state: no increment of a step is lost."""
 
 import copy
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from _kernels import DEVICE
-from torch import nn
+from torch import Tensor, nn
 
 from recurrent import ORGaNICsCell, ORGaNICsRNN, State, check_trajectory
 
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 HALVES = [torch.bfloat16, torch.float16]
 # Half a unit in the last place, as a part of the value.
 ROUNDING = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
-OPTIONS = [
+OPTIONS: list[dict[str, Any]] = [
     {},
     {"recurrence": "spectral", "rectified": False},
     {"recurrence": "identity", "input_gain": "fixed"},
@@ -22,18 +23,20 @@ OPTIONS = [
     {"learn_time_constants": False, "rectifier": "after_weights", "batch_first": True},
 ]
 
+Module = TypeVar("Module", bound=nn.Module)
 
-def error(got, expected):
+
+def error(got: Tensor, expected: Tensor) -> float:
     return float(((got.double() - expected).norm() / expected.norm()).detach())
 
 
-def in_double(rnn):
+def in_double(rnn: Module) -> Module:
     """The module with the same weights, exactly."""
     return copy.deepcopy(rnn).double()
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_a_thousand_steps(dtype):
+def test_a_thousand_steps(dtype: torch.dtype) -> None:
     rnn, x = ORGaNICsRNN(3, 32, dtype=dtype), torch.rand(1000, 4, 3).to(dtype)
     output, last = rnn(x)
     expected, last_expected = in_double(rnn)(x.double())
@@ -50,7 +53,7 @@ def test_a_thousand_steps(dtype):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_the_cell_in_a_loop(dtype):
+def test_the_cell_in_a_loop(dtype: torch.dtype) -> None:
     cell, x = ORGaNICsCell(3, 16, dtype=dtype), torch.rand(300, 2, 3).to(dtype)
     twin, state, exact = in_double(cell), None, None
     with torch.no_grad():
@@ -63,9 +66,9 @@ def test_the_cell_in_a_loop(dtype):
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_results_and_gradients(backend, dtype, options):
+def test_results_and_gradients(backend: str, dtype: torch.dtype, options: dict[str, Any]) -> None:
     steps = 2 if backend == "cuda" else 30
-    fast = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
+    fast: dict[str, Any] = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
     rnn = ORGaNICsRNN(3, 6, backend=backend, dtype=dtype, **fast, **options).to(DEVICE)
     x = torch.rand(steps, steps, 3, device=DEVICE).to(dtype).requires_grad_()
     state = rnn.draw_state(steps)
@@ -76,7 +79,8 @@ def test_results_and_gradients(backend, dtype, options):
     # Fixed output gradients: those of rounded outputs would differ by their rounding.
     weights = None
     for module in (rnn, twin):
-        like = module.cells[0].input_weight
+        cell: Any = module.cells[0]
+        like = cell.input_weight
         output, last = module(x.to(like.dtype), State(*(part.to(like.dtype) for part in state)))
         if weights is None:
             weights = [torch.rand_like(part, dtype=torch.float64) for part in (output, *last)]
@@ -93,7 +97,7 @@ def test_results_and_gradients(backend, dtype, options):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_a_sequence_in_pieces_is_the_sequence(dtype):
+def test_a_sequence_in_pieces_is_the_sequence(dtype: torch.dtype) -> None:
     rnn, x = ORGaNICsRNN(3, 8, 2, dtype=dtype), torch.rand(60, 2, 3).to(dtype)
     whole, last = rnn(x)
     state, pieces = None, []
@@ -106,7 +110,7 @@ def test_a_sequence_in_pieces_is_the_sequence(dtype):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_an_orthogonal_start_is_within_its_bound(dtype):
+def test_an_orthogonal_start_is_within_its_bound(dtype: torch.dtype) -> None:
     """Rounding of its entries takes it above 1, by more than what is forgiven in float32."""
     for seed in range(20):
         torch.manual_seed(seed)
@@ -119,7 +123,7 @@ def test_an_orthogonal_start_is_within_its_bound(dtype):
         cell.recurrent_weight = 1.1 * torch.eye(cell.hidden_size, dtype=dtype)
 
 
-def test_states_of_both_types_are_taken_and_others_refused():
+def test_states_of_both_types_are_taken_and_others_refused() -> None:
     rnn, x = ORGaNICsRNN(3, 4, dtype=torch.bfloat16), torch.rand(5, 2, 3).bfloat16()
     state = rnn.draw_state(2)
     assert {part.dtype for part in (*state, *rnn.rest_state(2))} == {torch.float32}
@@ -134,7 +138,7 @@ def test_states_of_both_types_are_taken_and_others_refused():
 
 
 @pytest.mark.parametrize("dtype", [*HALVES, torch.float32])
-def test_autocast(backend, dtype):
+def test_autocast(backend: str, dtype: torch.dtype) -> None:
     rnn = ORGaNICsRNN(3, 5, backend=backend, dtype=dtype, device=DEVICE)
     x, state = torch.rand(4, 2, 3, device=DEVICE).to(dtype), rnn.draw_state(2)
     names = [name for name, _ in rnn.named_parameters()]
@@ -142,7 +146,7 @@ def test_autocast(backend, dtype):
     for enabled in (True, False):
         with torch.autocast(DEVICE.type, dtype=torch.bfloat16, enabled=enabled):
             output, last = rnn(x, state)
-            found = torch.autograd.grad(output.float().sum(), rnn.parameters())
+            found = torch.autograd.grad(output.float().sum(), list(rnn.parameters()))
         results.append({"output": output, **last._asdict(), **dict(zip(names, found, strict=True))})
     got, expected = results
     for name, value in got.items():
@@ -151,7 +155,7 @@ def test_autocast(backend, dtype):
             torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
 
 
-def test_autocast_takes_inputs_and_states_of_its_own_type():
+def test_autocast_takes_inputs_and_states_of_its_own_type() -> None:
     rnn, x = ORGaNICsRNN(3, 5), torch.rand(6, 2, 3).bfloat16()
     state = State(*(part.bfloat16() for part in rnn.draw_state(2)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -162,7 +166,7 @@ def test_autocast_takes_inputs_and_states_of_its_own_type():
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_training_and_trajectories(dtype):
+def test_training_and_trajectories(dtype: torch.dtype) -> None:
     rnn = ORGaNICsRNN(1, 8, dtype=dtype, recurrence="spectral", max_step_y=0.2, max_step_a=0.1)
     x = torch.rand(20, 16, 1).to(dtype)
     optimizer, losses = torch.optim.SGD(rnn.parameters(), lr=0.3), []
@@ -173,4 +177,5 @@ def test_training_and_trajectories(dtype):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    assert check_trajectory(rnn.cells[0], x, rnn.cells[0].rest_state(16)).bounded.all()
+    cell: Any = rnn.cells[0]
+    assert check_trajectory(cell, x, cell.rest_state(16)).bounded.all()

@@ -1,18 +1,20 @@
 """Sequences of different lengths, packed, are each sequence alone."""
 
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from _kernels import DEVICE
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, unpack_sequence
 
 from recurrent import ORGaNICsRNN, State
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
-FAST = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
-OPTIONS = [
+FAST: dict[str, Any] = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
+OPTIONS: list[dict[str, Any]] = [
     {},
     {"num_layers": 2, "recurrence": "spectral"},
     {"readout": "rates", "input_gain": "fixed"},
@@ -20,7 +22,7 @@ OPTIONS = [
 ]
 
 
-def packed_rows(rows, draw):
+def packed_rows(rows: list[Tensor], draw: random.Random) -> tuple[PackedSequence, list[int]]:
     """One of the ways to pack them, and the order in which they went in."""
     if draw.random() < 0.5:
         return pack_sequence(rows, enforce_sorted=False), list(range(len(rows)))
@@ -28,24 +30,24 @@ def packed_rows(rows, draw):
     return pack_sequence([rows[i] for i in order]), order
 
 
-def weighted_gradients(results, leaves):
+def weighted_gradients(results: Sequence[Tensor], leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(3)
     weights = [torch.randn(r.shape, generator=generator).to(r) for r in results]
-    total = sum((r * w).sum() for r, w in zip(results, weights, strict=True))
+    total: Any = sum((r * w).sum() for r, w in zip(results, weights, strict=True))
     return torch.autograd.grad(total, leaves, materialize_grads=True)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_each_sequence_is_as_if_it_were_alone(backend, seed):
+def test_each_sequence_is_as_if_it_were_alone(backend: str, seed: int) -> None:
     draw = random.Random(seed)
     torch.manual_seed(seed)
     dtype = torch.float32 if backend == "cuda" else torch.float64
-    options = {**OPTIONS[seed % len(OPTIONS)], "batch_first": draw.random() < 0.5}
+    options: dict[str, Any] = {**OPTIONS[seed % len(OPTIONS)], "batch_first": draw.random() < 0.5}
     rnn = ORGaNICsRNN(2, 4, backend=backend, dtype=dtype, device=DEVICE, **FAST, **options)
     # Triton's interpreter is slow.
     longest, most = (2, 3) if backend == "cuda" else (6, 5)
     lengths = [draw.randint(1, longest) for _ in range(draw.randint(1, most))]
-    factory = {"dtype": dtype, "device": DEVICE}
+    factory: dict[str, Any] = {"dtype": dtype, "device": DEVICE}
     rows = [torch.rand(length, 2, **factory, requires_grad=True) for length in lengths]
     given = seed % 3 > 0
     parts = torch.rand(4, rnn.num_layers, len(rows), 4, **factory).requires_grad_(given)
@@ -66,7 +68,9 @@ def test_each_sequence_is_as_if_it_were_alone(backend, seed):
         *(each for each, _ in alone),
         *(torch.stack(part, 1) for part in zip(*(end for _, end in alone), strict=True)),
     ]
-    tolerance = {"rtol": 1e-4, "atol": 1e-6} if backend == "cuda" else {"rtol": 1e-9, "atol": 1e-12}
+    tolerance: dict[str, Any] = (
+        {"rtol": 1e-4, "atol": 1e-6} if backend == "cuda" else {"rtol": 1e-9, "atol": 1e-12}
+    )
     for got, known in zip(results, expected, strict=True):
         torch.testing.assert_close(got, known, **tolerance)
     found, exact = weighted_gradients(results, leaves), weighted_gradients(expected, leaves)
@@ -75,7 +79,7 @@ def test_each_sequence_is_as_if_it_were_alone(backend, seed):
 
 
 @pytest.mark.parametrize("enforce_sorted", [True, False])
-def test_conventions_are_those_of_torch(enforce_sorted):
+def test_conventions_are_those_of_torch(enforce_sorted: bool) -> None:
     lengths = torch.tensor([5, 3, 3, 1] if enforce_sorted else [3, 1, 5, 3])
     x = torch.rand(4, 5, 3)
     packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=enforce_sorted)
@@ -94,7 +98,7 @@ def test_conventions_are_those_of_torch(enforce_sorted):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(dtype):
+def test_half_precision(dtype: torch.dtype) -> None:
     rows = [torch.rand(length, 3).to(dtype) for length in (4, 7, 2)]
     rnn = ORGaNICsRNN(3, 5, dtype=dtype)
     output, last = rnn(pack_sequence(rows, enforce_sorted=False))
@@ -105,7 +109,7 @@ def test_half_precision(dtype):
         torch.testing.assert_close(last.a[:, i], end.a)
 
 
-def test_bad_arguments():
+def test_bad_arguments() -> None:
     rnn = ORGaNICsRNN(3, 5)
     rows = [torch.rand(length, 3) for length in (4, 2)]
     packed = pack_sequence(rows)

@@ -1,6 +1,7 @@
 """The manners of torch.nn.RNN."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ BACKENDS = ["reference", "fused"]
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("layers", [1, 3])
-def test_shapes_are_those_of_torch(backend, layers):
+def test_shapes_are_those_of_torch(backend: str, layers: int) -> None:
     ours, theirs = ORGaNICsRNN(3, 5, layers, backend=backend), nn.RNN(3, 5, layers)
     for x in (torch.rand(7, 2, 3), torch.rand(7, 3)):
         output, state = ours(x)
@@ -25,7 +26,7 @@ def test_shapes_are_those_of_torch(backend, layers):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_batch_first_and_unbatched_are_the_same_numbers(backend):
+def test_batch_first_and_unbatched_are_the_same_numbers(backend: str) -> None:
     first = ORGaNICsRNN(3, 5, 2, backend=backend, batch_first=True)
     second = copy.deepcopy(first)
     second.batch_first = False
@@ -41,7 +42,7 @@ def test_batch_first_and_unbatched_are_the_same_numbers(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_sequence_in_two_pieces_is_the_sequence(backend):
+def test_a_sequence_in_two_pieces_is_the_sequence(backend: str) -> None:
     rnn, x = ORGaNICsRNN(3, 5, 2, backend=backend), torch.rand(9, 2, 3)
     whole, last = rnn(x)
     head, state = rnn(x[:4])
@@ -51,15 +52,16 @@ def test_a_sequence_in_two_pieces_is_the_sequence(backend):
         torch.testing.assert_close(left, right)
 
 
-def test_one_layer_is_the_cell_in_a_loop():
+def test_one_layer_is_the_cell_in_a_loop() -> None:
     rnn, x = ORGaNICsRNN(3, 5), torch.rand(6, 2, 3)
-    state = rnn.cells[0].rest_state(2)
+    cell: Any = rnn.cells[0]
+    state = cell.rest_state(2)
     for row, output in zip(x, rnn(x)[0], strict=True):
-        state = rnn.cells[0](row, state)
+        state = cell(row, state)
         torch.testing.assert_close(output, state.y)
 
 
-def test_rates_are_read_out_and_passed_on():
+def test_rates_are_read_out_and_passed_on() -> None:
     rnn, x = ORGaNICsRNN(3, 5, 2, readout="rates"), torch.rand(6, 2, 3)
     output, state = rnn(x)
     torch.testing.assert_close(output[-1], state.y[-1].relu().square())
@@ -70,7 +72,7 @@ def test_rates_are_read_out_and_passed_on():
     torch.testing.assert_close(single(inner)[0], output)
 
 
-def test_nothing_is_kept_in_the_module():
+def test_nothing_is_kept_in_the_module() -> None:
     rnn, x = ORGaNICsRNN(3, 5), torch.rand(6, 2, 3)
     before = {name: value.clone() for name, value in rnn.state_dict().items()}
     first, second = rnn(x)[0], rnn(x)[0]
@@ -79,7 +81,7 @@ def test_nothing_is_kept_in_the_module():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
-def test_state_dict_device_and_dtype():
+def test_state_dict_device_and_dtype() -> None:
     rnn = ORGaNICsRNN(3, 5, 2, dtype=torch.float64)
     other = ORGaNICsRNN(3, 5, 2).double()
     other.load_state_dict(rnn.state_dict())
@@ -90,7 +92,7 @@ def test_state_dict_device_and_dtype():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_training_lowers_a_loss_without_clipping(backend):
+def test_training_lowers_a_loss_without_clipping(backend: str) -> None:
     rnn = ORGaNICsRNN(1, 8, backend=backend, max_step_y=0.2, max_step_a=0.1)
     readout = nn.Linear(8, 1)
     optimizer = torch.optim.Adam([*rnn.parameters(), *readout.parameters()], lr=1e-2)
@@ -106,7 +108,7 @@ def test_training_lowers_a_loss_without_clipping(backend):
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_autocast_computes_in_the_parameters_precision():
+def test_autocast_computes_in_the_parameters_precision() -> None:
     rnn, x = ORGaNICsRNN(3, 5), torch.rand(6, 2, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output, _ = rnn(x)
@@ -114,7 +116,7 @@ def test_autocast_computes_in_the_parameters_precision():
 
 
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "input_gain": "fixed"}])
-def test_empty_batch(backend, options):
+def test_empty_batch(backend: str, options: dict[str, Any]) -> None:
     rnn = ORGaNICsRNN(3, 5, backend=backend, **options)
     x = torch.rand(2, 0, 3, requires_grad=True)
     output, state = rnn(x, rnn.draw_state(0))
@@ -126,7 +128,7 @@ def test_empty_batch(backend, options):
         assert parameter.grad is None or not parameter.grad.any()
 
 
-def test_trajectories_of_an_empty_batch():
+def test_trajectories_of_an_empty_batch() -> None:
     cell = ORGaNICsCell(3, 5)
     report = check_trajectory(cell, torch.rand(6, 0, 3), every=2)
     assert report.spectral_radius.shape == report.stable.shape == (3, 0)
@@ -135,14 +137,14 @@ def test_trajectories_of_an_empty_batch():
     assert {part.shape for part in cell(torch.rand(0, 3))} == {(0, 5)}
 
 
-def test_repr_names_what_is_not_default():
+def test_repr_names_what_is_not_default() -> None:
     rnn = ORGaNICsRNN(3, 5, 2, batch_first=True, backend="reference")
     assert "3, 5, num_layers=2, batch_first=True, backend='reference'" in repr(rnn)
     assert isinstance(rnn.cells[1], ORGaNICsCell)
     rnn.reset_parameters()
 
 
-def test_inference_mode(backend):
+def test_inference_mode(backend: str) -> None:
     rnn, x = ORGaNICsRNN(3, 5, 2, backend=backend), torch.rand(2, 3, 3)
     expected, _ = rnn(x)
     with torch.inference_mode():

@@ -6,15 +6,16 @@ import itertools
 import pickle
 import random
 import warnings
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recurrent import ORGaNICsCell, ORGaNICsRNN, check_trajectory
 
 X = torch.rand(5, 2, 3)
-CHOICES = {
+CHOICES: dict[str, list[Any]] = {
     "rectified": [True, False],
     "learn_time_constants": [True, False],
     "recurrence": ["unconstrained", "spectral", "identity", "bounded"],
@@ -31,7 +32,7 @@ COMBINATIONS = [
 ]
 
 
-def assert_equal_modules(left, right):
+def assert_equal_modules(left: nn.Module, right: nn.Module) -> None:
     a, b = left.state_dict(), right.state_dict()
     assert a.keys() == b.keys()
     for name, value in a.items():
@@ -40,13 +41,14 @@ def assert_equal_modules(left, right):
         torch.testing.assert_close(value, b[name], rtol=0, atol=0)
 
 
-def run(rnn):
-    output, state = rnn(X.to(rnn.cells[0].input_weight.dtype))
+def run(rnn: ORGaNICsRNN) -> Tensor:
+    cell: Any = rnn.cells[0]
+    output, state = rnn(X.to(cell.input_weight.dtype))
     return torch.cat([output.flatten(), *(part.flatten() for part in state)]).detach()
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_combinations_through_meta_state_dict_and_copies(layers):
+def test_combinations_through_meta_state_dict_and_copies(layers: int) -> None:
     for seed, options in enumerate(random.Random(layers).sample(COMBINATIONS, 12)):
         torch.manual_seed(seed)
         rnn = ORGaNICsRNN(3, 4, layers, **options)
@@ -66,7 +68,7 @@ def test_combinations_through_meta_state_dict_and_copies(layers):
 
 @pytest.mark.parametrize("options", [{}, {"recurrence": "spectral", "learn_time_constants": False}])
 @pytest.mark.parametrize("kind", [ORGaNICsCell, ORGaNICsRNN])
-def test_meta_by_each_of_torchs_ways(kind, options):
+def test_meta_by_each_of_torchs_ways(kind: type[Any], options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     expected = kind(3, 5, **options)
     with torch.device("meta"):
@@ -85,7 +87,7 @@ def test_meta_by_each_of_torchs_ways(kind, options):
     assert_equal_modules(assigned, expected)
 
 
-def test_shapes_on_meta():
+def test_shapes_on_meta() -> None:
     rnn = ORGaNICsRNN(3, 5, 2, device="meta")
     output, state = rnn(torch.empty(6, 2, 3, device="meta"), rnn.draw_state(2))
     assert output.is_meta
@@ -94,20 +96,21 @@ def test_shapes_on_meta():
 
 
 @pytest.mark.parametrize("backend", ["reference", "fused"])
-def test_a_default_device_of_their_own(backend):
+def test_a_default_device_of_their_own(backend: str) -> None:
     """Modules on the CPU work whatever the default device is."""
     rnn, generator = ORGaNICsRNN(3, 5, 2, backend=backend), torch.Generator().manual_seed(0)
     x = torch.rand(4, 2, 3)
     expected, _ = rnn(x, rnn.draw_state(2, generator=generator))
     packed = nn.utils.rnn.pack_sequence([x[:, 0], x[:2, 1]])
     generator.manual_seed(0)
-    tensors = []
+    tensors: list[Tensor] = []
     try:
         torch.set_default_device("meta")
         output, state = rnn(x, rnn.draw_state(2, generator=generator))
         output.sum().backward()
         packed, _ = rnn(packed, rnn.rest_state(2))
-        report = check_trajectory(rnn.cells[0], x)
+        cell: Any = rnn.cells[0]
+        report = check_trajectory(cell, x)
         for recurrence in CHOICES["recurrence"]:
             module = ORGaNICsRNN(3, 5, recurrence=recurrence, device="cpu")
             module.load_state_dict(module.state_dict())
@@ -120,7 +123,7 @@ def test_a_default_device_of_their_own(backend):
     torch.testing.assert_close(output, expected)
 
 
-def test_an_option_by_its_former_name():
+def test_an_option_by_its_former_name() -> None:
     """Weights saved before `input_gains` became `input_gain`."""
     first, second = (ORGaNICsRNN(3, 5, input_gain="fixed") for _ in range(2))
     state = first.state_dict()
@@ -155,7 +158,9 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("saved", "here", "message"), DIFFERENT)
-def test_weights_of_another_function_are_refused(saved, here, message):
+def test_weights_of_another_function_are_refused(
+    saved: dict[str, Any], here: dict[str, Any], message: str
+) -> None:
     first, second = ORGaNICsRNN(3, 5, **saved), ORGaNICsRNN(3, 5, **here)
     for left, right in ((first, second), (nn.Sequential(first), nn.Sequential(second))):
         before = copy.deepcopy(right)
@@ -167,7 +172,7 @@ def test_weights_of_another_function_are_refused(saved, here, message):
             assert_equal_modules(right, before)
 
 
-def test_a_difference_of_several_options_is_one_error():
+def test_a_difference_of_several_options_is_one_error() -> None:
     first = ORGaNICsRNN(3, 5, readout="rates", rectified=False, max_step_y=0.5)
     with pytest.raises(ValueError, match="readout") as caught:
         ORGaNICsRNN(3, 5).load_state_dict(first.state_dict())
@@ -175,7 +180,7 @@ def test_a_difference_of_several_options_is_one_error():
 
 
 @pytest.mark.parametrize("recurrence", ["unconstrained", "spectral", "identity"])
-def test_what_does_not_shape_the_function_is_not_compared(recurrence):
+def test_what_does_not_shape_the_function_is_not_compared(recurrence: str) -> None:
     """Steps that are not learned and sigma are in the state dict themselves."""
     saved = ORGaNICsRNN(
         3,
@@ -193,7 +198,7 @@ def test_what_does_not_shape_the_function_is_not_compared(recurrence):
     torch.testing.assert_close(run(other), run(saved))
 
 
-def test_a_state_dict_from_before_loads_with_a_warning():
+def test_a_state_dict_from_before_loads_with_a_warning() -> None:
     rnn, other = ORGaNICsRNN(3, 5, 2), ORGaNICsRNN(3, 5, 2)
     old = {name: value for name, value in rnn.state_dict().items() if "extra" not in name}
     with pytest.warns(UserWarning, match=r"not checked: num_layers, readout, cells\.0\.") as caught:
@@ -203,7 +208,7 @@ def test_a_state_dict_from_before_loads_with_a_warning():
     torch.testing.assert_close(run(other), run(rnn), rtol=0, atol=0)
 
 
-def test_files():
+def test_files() -> None:
     rnn = ORGaNICsRNN(3, 5, recurrence="spectral", max_step_y=0.3)
     file = io.BytesIO()
     torch.save(rnn.state_dict(), file)
@@ -218,14 +223,14 @@ def test_files():
             ORGaNICsRNN(3, 5, recurrence="spectral").load_state_dict(state)
 
 
-def test_a_whole_module_in_a_file():
+def test_a_whole_module_in_a_file() -> None:
     rnn, file = ORGaNICsRNN(3, 5, 2, recurrence="spectral"), io.BytesIO()
     torch.save(rnn, file)
     file.seek(0)
     assert_equal_modules(torch.load(file, weights_only=False), rnn)
 
 
-def test_averages_and_functional_calls_take_the_state_dict():
+def test_averages_and_functional_calls_take_the_state_dict() -> None:
     rnn = ORGaNICsRNN(3, 5)
     average = torch.optim.swa_utils.AveragedModel(rnn)
     average.update_parameters(rnn)
@@ -236,7 +241,7 @@ def test_averages_and_functional_calls_take_the_state_dict():
 
 
 @pytest.mark.parametrize("options", [{}, {"recurrence": "spectral"}])
-def test_reset_where_constraints_are_gone(options):
+def test_reset_where_constraints_are_gone(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     expected = ORGaNICsCell(3, 5, **options)
     cell = ORGaNICsCell(3, 5, **options)
@@ -252,7 +257,7 @@ def test_reset_where_constraints_are_gone(options):
         torch.testing.assert_close(got, known)
 
 
-def test_reset_undoes_changes_of_what_is_fixed():
+def test_reset_undoes_changes_of_what_is_fixed() -> None:
     cell = ORGaNICsCell(3, 5, learn_time_constants=False, semisaturation=0.7)
     with torch.no_grad():
         for tensor in cell.buffers():
@@ -262,14 +267,14 @@ def test_reset_undoes_changes_of_what_is_fixed():
     torch.testing.assert_close(cell.step_y, 0.02 * torch.ones(5).sigmoid())
 
 
-def test_an_assigned_weight_is_not_shared():
+def test_an_assigned_weight_is_not_shared() -> None:
     cell, weight = ORGaNICsCell(3, 5, recurrence="spectral"), torch.eye(5)
     cell.recurrent_weight = weight
     weight.mul_(100)
     torch.testing.assert_close(cell.recurrent_weight, torch.eye(5))
 
 
-def test_no_warning_in_a_round_trip():
+def test_no_warning_in_a_round_trip() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rnn = ORGaNICsRNN(3, 5, 2)

@@ -4,11 +4,13 @@ import copy
 import functools
 import gc
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from _kernels import DEVICE
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import (
     checkpoint,
     create_selective_checkpoint_contexts,
@@ -21,8 +23,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
 ]
-FAST = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
-OPTIONS = [
+FAST: dict[str, Any] = {"max_step_y": 0.3, "max_step_a": 0.2, "max_step_b": 0.4}
+OPTIONS: list[dict[str, Any]] = [
     {},
     {"recurrence": "spectral", "num_layers": 2},
     {"recurrence": "identity", "input_gain": "fixed", "learn_time_constants": False},
@@ -30,7 +32,9 @@ OPTIONS = [
 ]
 
 
-def backward(run, rnn, x):
+def backward(
+    run: Callable[[Tensor], tuple[Tensor, State]], rnn: ORGaNICsRNN, x: Tensor
+) -> list[Tensor | None]:
     rnn.zero_grad()
     x.grad = None
     output, last = run(x)
@@ -38,34 +42,34 @@ def backward(run, rnn, x):
     return [x.grad, *(parameter.grad for parameter in rnn.parameters())]
 
 
-def example(backend, **options):
+def example(backend: str, **options: Any) -> tuple[ORGaNICsRNN, Tensor]:
     rnn = ORGaNICsRNN(3, 5, backend=backend, device=DEVICE, **FAST, **options)
     steps = 2 if backend == "cuda" else 6
     return rnn, torch.rand(steps, 4, 3, device=DEVICE).requires_grad_()
 
 
-def without_early_stop(rnn, x):
+def without_early_stop(rnn: ORGaNICsRNN, x: Tensor) -> tuple[Tensor, State]:
     with set_checkpoint_early_stop(False):
         return checkpoint(rnn, x, use_reentrant=False)
 
 
-def keeping_products(rnn, x):
+def keeping_products(rnn: ORGaNICsRNN, x: Tensor) -> tuple[Tensor, State]:
     kept = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
     contexts = functools.partial(create_selective_checkpoint_contexts, kept)
     return checkpoint(rnn, x, use_reentrant=False, context_fn=contexts)
 
 
-def on_the_host(rnn, x):
+def on_the_host(rnn: ORGaNICsRNN, x: Tensor) -> tuple[Tensor, State]:
     with torch.autograd.graph.save_on_cpu():
         return rnn(x)
 
 
-def flat(rnn, x):
+def flat(rnn: ORGaNICsRNN, x: Tensor) -> tuple[Tensor, ...]:
     output, state = rnn(x)
     return output, *state
 
 
-def reentrant(rnn, x):
+def reentrant(rnn: ORGaNICsRNN, x: Tensor) -> tuple[Tensor, State]:
     """It knows of no tensors within a tuple of the results."""
     output, *state = checkpoint(flat, rnn, x, use_reentrant=True)
     return output, State(*state)
@@ -82,7 +86,7 @@ def reentrant(rnn, x):
     ],
     ids=["non-reentrant", "reentrant", "to the end", "selective", "on the host"],
 )
-def test_checkpoints_and_hooks_change_nothing(backend, way):
+def test_checkpoints_and_hooks_change_nothing(backend: str, way: Callable[..., Any]) -> None:
     rnn, x = example(backend, num_layers=2)
     expected = backward(rnn, rnn, x)
     got = backward(functools.partial(way, rnn), rnn, x)
@@ -90,11 +94,11 @@ def test_checkpoints_and_hooks_change_nothing(backend, way):
         torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
-def test_checkpoints_of_pieces(backend):
+def test_checkpoints_of_pieces(backend: str) -> None:
     """Each piece of a long sequence kept by its first state alone."""
     rnn, x = example(backend)
 
-    def run(x):
+    def run(x: Tensor) -> tuple[Tensor, State]:
         outputs, state = [], rnn.rest_state(4)
         for piece in x.split(1):
             output, state = checkpoint(rnn, piece, state, use_reentrant=False)
@@ -105,7 +109,7 @@ def test_checkpoints_of_pieces(backend):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
 
 
-def test_nothing_stays_in_memory_after_backward(backend):
+def test_nothing_stays_in_memory_after_backward(backend: str) -> None:
     rnn, x = example(backend)
     hidden = x * 2
     kept = weakref.ref(hidden)
@@ -119,7 +123,7 @@ def test_nothing_stays_in_memory_after_backward(backend):
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection:UserWarning")
-def test_backward_may_run_where_anomalies_are_detected(backend):
+def test_backward_may_run_where_anomalies_are_detected(backend: str) -> None:
     rnn, x = example(backend)
     with torch.autograd.detect_anomaly(check_nan=True):
         got = backward(rnn, rnn, x)
@@ -127,7 +131,7 @@ def test_backward_may_run_where_anomalies_are_detected(backend):
         torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
-def test_a_changed_output_is_an_error_and_no_wrong_gradient(backend):
+def test_a_changed_output_is_an_error_and_no_wrong_gradient(backend: str) -> None:
     rnn, x = example(backend)
     output, _ = rnn(x)
     with torch.no_grad():
@@ -139,13 +143,13 @@ def test_a_changed_output_is_an_error_and_no_wrong_gradient(backend):
             output.sum().backward()
 
 
-def test_batched_gradients_point_to_the_reference(backend):
+def test_batched_gradients_point_to_the_reference(backend: str) -> None:
     rnn, x = example(backend)
 
-    def results(x):
+    def results(x: Tensor) -> Tensor:
         return rnn(x)[0].sum((1, 2))
 
-    def jacobian():
+    def jacobian() -> Any:
         return torch.autograd.functional.jacobian(results, x.detach(), vectorize=True)
 
     if backend != "reference":
@@ -166,7 +170,7 @@ def test_batched_gradients_point_to_the_reference(backend):
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("options", OPTIONS)
-def test_transforms_of_torch_func(options):
+def test_transforms_of_torch_func(options: dict[str, Any]) -> None:
     models = [ORGaNICsRNN(3, 4, **FAST, **options) for _ in range(3)]
     with torch.no_grad():
         for parameter in nn.ModuleList(models).parameters():
@@ -175,11 +179,11 @@ def test_transforms_of_torch_func(options):
     parameters, buffers = torch.func.stack_module_state(models)
     base = copy.deepcopy(models[0]).to("meta")
 
-    def call(parameters, buffers):
+    def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
         return torch.func.functional_call(base, (parameters, buffers), (x,))[0]
 
-    for model, output in zip(models, torch.func.vmap(call)(parameters, buffers), strict=True):
-        torch.testing.assert_close(output, model(x)[0])
+    for model, found in zip(models, torch.func.vmap(call)(parameters, buffers), strict=True):
+        torch.testing.assert_close(found, model(x)[0])
 
     cells = [model.cells[0] for model in models]
     stacked = torch.func.stack_module_state(cells)
@@ -189,9 +193,9 @@ def test_transforms_of_torch_func(options):
         torch.testing.assert_close(y, one(x[0]).y)
 
     rnn = models[0]
-    named = dict(rnn.named_parameters())
+    named: dict[str, Tensor] = dict(rnn.named_parameters())
 
-    def loss(parameters, x):
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         output, last = torch.func.functional_call(rnn, parameters, (x,))
         return output.square().sum() + last.b.sum()
 
@@ -202,13 +206,13 @@ def test_transforms_of_torch_func(options):
         torch.testing.assert_close(gradients[name], known)
         torch.testing.assert_close(each[name].sum(0), known)
 
-    def output(x):
+    def output(x: Tensor) -> Tensor:
         return rnn(x)[0]
 
     jacobian = torch.autograd.functional.jacobian(output, x)
     torch.testing.assert_close(torch.func.jacrev(output)(x), jacobian)
     torch.testing.assert_close(torch.func.jacfwd(output)(x), jacobian)
-    _, tangent = torch.func.jvp(output, (x,), (torch.ones_like(x),))
+    _, tangent = torch.func.jvp(output, (x,), (torch.ones_like(x),))  # type: ignore[misc]
     torch.testing.assert_close(tangent, jacobian.sum((-3, -2, -1)))
     forward = torch.autograd.functional.jacobian(output, x, vectorize=True, strategy="forward-mode")
     torch.testing.assert_close(forward, jacobian)
@@ -216,7 +220,7 @@ def test_transforms_of_torch_func(options):
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("recurrence", ["unconstrained", "spectral", "identity"])
-def test_second_derivatives_are_finite_where_training_starts(recurrence):
+def test_second_derivatives_are_finite_where_training_starts(recurrence: str) -> None:
     """Every singular value of an orthogonal ``Wr`` is 1, its bound."""
     rnn = ORGaNICsRNN(2, 4, backend="reference", recurrence=recurrence, **FAST)
     x = torch.rand(3, 2, 2, requires_grad=True)
@@ -225,7 +229,8 @@ def test_second_derivatives_are_finite_where_training_starts(recurrence):
     found = {name: parameter.grad for name, parameter in rnn.named_parameters()}
     assert all(value is not None and value.isfinite().all() for value in found.values())
     name = "cells.0.gain_weight_x"
-    weights, direction = rnn.cells[0].gain_weight_x, torch.randn(4, 2)
+    cell: Any = rnn.cells[0]
+    weights, direction = cell.gain_weight_x, torch.randn(4, 2)
     values = []
     for sign in (1, -1):
         with torch.no_grad():

@@ -3,7 +3,9 @@
 import json
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,14 +14,16 @@ SMALL = ("--hidden-sizes", "4", "--steps", "5", "--batch", "3", "--rounds", "2")
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., tuple[int, dict[str, Any]]]:
     """A script's exit status and figures."""
 
-    def start(name, *options):
+    def start(name: str, *options: str) -> tuple[int, dict[str, Any]]:
         out = tmp_path / "report.json"
         script = str(BENCHMARKS / name)
         monkeypatch.setattr(sys, "argv", [script, *options, "--out", str(out)])
-        status = 0
+        status: Any = 0
         try:
             runpy.run_path(script, run_name="__main__")
         except SystemExit as end:
@@ -29,7 +33,7 @@ def run(monkeypatch, tmp_path):
     return start
 
 
-def test_sequence(run):
+def test_sequence(run: Callable[..., tuple[int, dict[str, Any]]]) -> None:
     status, report = run("sequence.py", *SMALL, "--memory-steps", "4")
     assert status == 0
     assert report["failures"] == {}
@@ -47,7 +51,9 @@ def test_sequence(run):
     assert result["floor"]["floor_seconds"]["highest"] > 0
 
 
-def test_contender_that_fails_costs_nothing_but_its_own_figures(run, tmp_path):
+def test_contender_that_fails_costs_nothing_but_its_own_figures(
+    run: Callable[..., tuple[int, dict[str, Any]]], tmp_path: Path
+) -> None:
     status, report = run(
         "sequence.py",
         *SMALL,
@@ -62,7 +68,7 @@ def test_contender_that_fails_costs_nothing_but_its_own_figures(run, tmp_path):
     assert all("milliseconds" in figures[name] for name in ("auto", "reference", "nn.LSTM"))
 
 
-def test_boundedness(run):
+def test_boundedness(run: Callable[..., tuple[int, dict[str, Any]]]) -> None:
     sizes = ("--cells", "4", "--hidden-size", "4", "--steps", "200")
     sweep = ("--step-sizes", "0.02", "1.0", "--singular-values", "1", "9")
     _, report = run("boundedness.py", *sizes, *sweep)

@@ -1,5 +1,7 @@
 """Stability of the steps along a trajectory, its cause where it fails, and boundedness."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -34,7 +36,7 @@ def settled(largest_step: float, drive: float) -> tuple[ORGaNICsCell, torch.Tens
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_jacobian_of_the_step_is_its_derivative(options):
+def test_jacobian_of_the_step_is_its_derivative(options: dict[str, Any]) -> None:
     cell = ORGaNICsCell(2, 3, max_step_y=0.5, max_step_a=0.5, max_step_b=0.5, **options)
     x, state = torch.rand(4, 2), State(*torch.rand(4, 4, 3))
     moving = 2 if cell.input_gain == "fixed" else 4
@@ -59,7 +61,7 @@ def shifted(state: State, parts: tuple[torch.Tensor, ...], width: float) -> Stat
 
 
 @pytest.mark.parametrize("rectified", [True, False])
-def test_jacobian_is_that_of_the_circuit(rectified):
+def test_jacobian_is_that_of_the_circuit(rectified: bool) -> None:
     cell = ORGaNICsCell(2, 3, input_gain="fixed", rectified=rectified)
     x, state = torch.rand(4, 2), State(*torch.rand(4, 4, 3))
     parameters = cell.parameters_of_step()
@@ -77,7 +79,7 @@ def test_jacobian_is_that_of_the_circuit(rectified):
     torch.testing.assert_close(continuous, circuit.jacobian(state.y, state.a))
 
 
-def test_the_recipes_cell_is_stable_and_bounded():
+def test_the_recipes_cell_is_stable_and_bounded() -> None:
     cell, x = ORGaNICsCell(1, 8), torch.rand(200, 3, 1)
     report = check_trajectory(cell, x, cell.draw_state(3), every=50)
     assert report.checked.tolist() == [0, 50, 100, 150]
@@ -88,7 +90,7 @@ def test_the_recipes_cell_is_stable_and_bounded():
     assert "12 steps: 12 stable" in str(report)
 
 
-def test_eulers_step_is_named_where_the_circuit_is_stable():
+def test_eulers_step_is_named_where_the_circuit_is_stable() -> None:
     cell, x, state = settled(largest_step=1.0, drive=30.0)
     report = check_trajectory(cell, x, state, limit=1e6)
     assert report.step_too_large[0]
@@ -107,7 +109,7 @@ def weights_of(cell: ORGaNICsCell) -> dict[str, torch.Tensor]:
     return {name: value for name, value in cell.state_dict().items() if "step" not in name}
 
 
-def test_an_unstable_circuit_is_not_blamed_on_the_step():
+def test_an_unstable_circuit_is_not_blamed_on_the_step() -> None:
     cell = ORGaNICsCell(1, 2, input_gain="fixed", rectified=False)
     with torch.no_grad():
         cell.recurrent_weight.copy_(5 * torch.eye(2))
@@ -119,7 +121,7 @@ def test_an_unstable_circuit_is_not_blamed_on_the_step():
     assert "the continuous circuit itself is unstable" in str(report)
 
 
-def test_divergence_is_reported_and_costs_no_error():
+def test_divergence_is_reported_and_costs_no_error() -> None:
     cell = ORGaNICsCell(1, 2, input_gain="fixed", rectified=False, max_step_y=1.0, max_step_a=1.0)
     with torch.no_grad():
         cell.recurrent_weight.mul_(50.0)
@@ -132,7 +134,7 @@ def test_divergence_is_reported_and_costs_no_error():
 
 
 @pytest.mark.parametrize("rectified", [True, False])
-def test_cells_of_the_recipe_stay_bounded(rectified):
+def test_cells_of_the_recipe_stay_bounded(rectified: bool) -> None:
     cell = ORGaNICsCell(2, 16, rectified=rectified)
     with torch.no_grad():
         state = cell.draw_state(32)

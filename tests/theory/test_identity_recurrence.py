@@ -1,10 +1,13 @@
 """Theorems 4.1-4.5 (Wr = I) over 10,000 random circuits each, against dense eigenvalues."""
 
 import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from _draws import DOUBLE, TOTAL, Draw, equal_circuits, identity_circuits, matched_deviation
+from torch import Tensor
 
 from deq_organics import (
     Circuit,
@@ -19,11 +22,11 @@ from deq_organics import (
 ROUNDING = 1e-13
 
 
-def jacobian(circuit):
+def jacobian(circuit: Circuit) -> Tensor:
     return circuit.jacobian(*circuit.closed_form())
 
 
-def counted(circuits):
+def counted(circuits: Iterable[Circuit]) -> Iterator[Circuit]:
     """The same circuits; fails in the end unless they were 10,000."""
     count = 0
     for circuit in circuits:
@@ -32,13 +35,13 @@ def counted(circuits):
     assert count == TOTAL >= 10_000
 
 
-def unit_diagonal(form):
+def unit_diagonal(form: Tensor) -> Tensor:
     """A congruent form with a diagonal of ones where it is positive."""
     diagonal = form.diagonal(dim1=-2, dim2=-1)
     return torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
 
 
-def test_theorem_4_1_and_4_2_certificates_agree_with_dense_eigenvalues():
+def test_theorem_4_1_and_4_2_certificates_agree_with_dense_eigenvalues() -> None:
     for circuit in counted(identity_circuits(1)):
         certificate = m_matrix_certificate(circuit)
         assert certificate.certified.all()
@@ -52,7 +55,7 @@ def test_theorem_4_1_and_4_2_certificates_agree_with_dense_eigenvalues():
         assert (torch.linalg.eigvals(jacobian(circuit)).real < 0).all()
 
 
-def test_theorem_4_3_the_splitting_converges():
+def test_theorem_4_3_the_splitting_converges() -> None:
     """The damping matrix is M - N, N >= 0, and the spectral radius of M^-1 N is below 1."""
     for circuit in counted(identity_circuits(2)):
         damping = coupled_oscillators(circuit).damping
@@ -76,7 +79,7 @@ def test_theorem_4_3_the_splitting_converges():
         assert (radius < 1).all()
 
 
-def test_equation_8_has_the_eigenvalues_of_the_jacobian():
+def test_equation_8_has_the_eigenvalues_of_the_jacobian() -> None:
     worst = 0.0
     for circuit in counted(identity_circuits(3)):
         found = oscillator_eigenvalues(coupled_oscillators(circuit))
@@ -84,7 +87,7 @@ def test_equation_8_has_the_eigenvalues_of_the_jacobian():
     assert worst < 1e-8
 
 
-def test_theorem_4_4_the_closed_form_is_that_of_dense_eigenvalues():
+def test_theorem_4_4_the_closed_form_is_that_of_dense_eigenvalues() -> None:
     worst, oscillating = 0.0, 0
     for circuit in counted(equal_circuits(4)):
         modes = normal_modes(circuit)
@@ -102,7 +105,7 @@ def test_theorem_4_4_the_closed_form_is_that_of_dense_eigenvalues():
     assert 1_000 < oscillating < 9_000
 
 
-def test_theorem_4_5_the_energy_does_not_grow_along_the_linearized_flow():
+def test_theorem_4_5_the_energy_does_not_grow_along_the_linearized_flow() -> None:
     """d/dt x^T P x = x^T (P J + J^T P) x <= 0 for every x, that is along the whole flow."""
     for circuit in counted(identity_circuits(5)):
         form, j = energy_form(circuit), jacobian(circuit)
@@ -117,7 +120,7 @@ def test_theorem_4_5_the_energy_does_not_grow_along_the_linearized_flow():
         ).all()
 
 
-def test_energy_along_trajectories_of_the_linearized_flow():
+def test_energy_along_trajectories_of_the_linearized_flow() -> None:
     """The same, seen along the flow itself, which mixes all directions."""
     draw = Draw(6)
     for circuit in identity_circuits(6):
@@ -135,7 +138,7 @@ def test_energy_along_trajectories_of_the_linearized_flow():
             before = after
 
 
-def test_the_form_is_half_the_hessian_of_the_energy():
+def test_the_form_is_half_the_hessian_of_the_energy() -> None:
     for circuit in identity_circuits(7):
         if circuit.n != 3:
             continue
@@ -151,7 +154,7 @@ def test_the_form_is_half_the_hessian_of_the_energy():
         )
         y, a = first.closed_form()
 
-        def value(state, circuit=first):
+        def value(state: Tensor, circuit: Circuit = first) -> Tensor:
             return energy(circuit, state[:3], state[3:])
 
         hessian = torch.autograd.functional.hessian(value, torch.cat([y, a]))
@@ -159,7 +162,7 @@ def test_the_form_is_half_the_hessian_of_the_energy():
         assert float(value(torch.cat([y, a]))) == pytest.approx(0, abs=1e-20)
 
 
-def test_equation_14():
+def test_equation_14() -> None:
     """In 2D: (tau_y / tau_a) sqrt(c + w d^2) (y - ys)^2 + (sqrt(a) y - d)^2, up to a factor."""
     draw = Draw(8)
     d, c, w = draw.gaussian(10_000, 1), draw.decades(4, 10_000, 1), draw.decades(4, 10_000, 1, 1)
@@ -172,7 +175,7 @@ def test_equation_14():
     assert torch.allclose(ratio[0], ratio[1], rtol=1e-9)
 
 
-def test_undriven_neurons_do_not_count():
+def test_undriven_neurons_do_not_count() -> None:
     draw = Draw(9)
     d = draw.gaussian(4)
     d[1] = 0.0
@@ -183,14 +186,16 @@ def test_undriven_neurons_do_not_count():
     assert float(energy(circuit, y + 1.0, a)) > 0
 
 
-def test_modes_differentiate():
+def test_modes_differentiate() -> None:
     """The oscillation's frequency and damping, by every parameter that they depend on."""
     draw = Draw(10)
     d, alpha, c = draw.gaussian(3, 4), 5 * draw.uniform(3, 1, 1), 0.1 * draw.uniform(3, 1)
     tau_y, tau_a = draw.uniform(3, 1) + 1, draw.uniform(3, 1) + 2
     inputs = [tensor.requires_grad_() for tensor in (d, alpha, c, tau_y, tau_a)]
 
-    def function(d, alpha, c, tau_y, tau_a):
+    def function(
+        d: Tensor, alpha: Tensor, c: Tensor, tau_y: Tensor, tau_a: Tensor
+    ) -> tuple[Tensor, ...]:
         modes = normal_modes(
             Circuit(d, c.expand(3, 4), None, alpha.expand(3, 4, 4), tau_y.expand(3, 4), tau_a)
         )
@@ -199,7 +204,7 @@ def test_modes_differentiate():
     assert torch.autograd.gradcheck(function, inputs)
 
 
-def test_a_silent_circuit_has_no_common_mode():
+def test_a_silent_circuit_has_no_common_mode() -> None:
     circuit = Circuit(
         -torch.ones(2, 3, dtype=DOUBLE),
         1.0,
@@ -217,16 +222,16 @@ def test_a_silent_circuit_has_no_common_mode():
 
 
 @pytest.mark.parametrize("function", [coupled_oscillators, normal_modes, energy_form])
-def test_other_recurrent_weights_are_refused(function):
+def test_other_recurrent_weights_are_refused(function: Callable[..., Any]) -> None:
     eye = torch.eye(2)
     with pytest.raises(ValueError, match="recurrent_weight: got a matrix, expected None"):
         function(Circuit(torch.ones(2), 1.0, 0.5 * eye, eye + 1))
 
 
 @pytest.mark.parametrize("name", ["tau_y", "tau_a", "inhibitory_drive", "normalization_weight"])
-def test_theorem_4_4_is_about_equal_neurons(name):
+def test_theorem_4_4_is_about_equal_neurons(name: str) -> None:
     ones = torch.ones(2)
-    arguments = {
+    arguments: dict[str, Any] = {
         "input_drive": ones,
         "inhibitory_drive": ones,
         "recurrent_weight": None,
@@ -248,6 +253,6 @@ def test_theorem_4_4_is_about_equal_neurons(name):
         (torch.ones(2).double(), torch.ones(2), "y: got torch.float64, expected torch.float32"),
     ],
 )
-def test_states_that_do_not_fit(y, a, message):
+def test_states_that_do_not_fit(y: Tensor, a: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         energy(Circuit(torch.ones(2), 1.0, None, torch.ones(2, 2)), y, a)

@@ -1,16 +1,22 @@
 """Theorems 5.1 and 5.2 and what completes them, over 10,000 random circuits each."""
 
+from collections.abc import Callable
+from typing import Any
+
 import mpmath
 import pytest
 import torch
 from _draws import DOUBLE, Draw
+from torch import Tensor
 
-from deq_organics import Circuit, critical_drive_2d, fixed_points_2d
+from deq_organics import Circuit, FixedPoints2D, critical_drive_2d, fixed_points_2d
 
 COUNT = 10_000
 
 
-def random_circuits(seed, low, high, *, exponent=2.0, rectified=False):
+def random_circuits(
+    seed: int, low: float, high: float, *, exponent: float = 2.0, rectified: bool = False
+) -> Circuit:
     draw = Draw(seed)
     sign = torch.where(draw.uniform(COUNT, 1) < 0.5, -1.0, 1.0)
     return Circuit(
@@ -25,23 +31,25 @@ def random_circuits(seed, low, high, *, exponent=2.0, rectified=False):
     )
 
 
-def one_each(circuit, count=3):
+def one_each(circuit: Circuit, count: int = 3) -> Circuit:
     """The circuits three times over, one for each of their fixed points."""
 
-    def repeat(tensor):
+    def repeat(tensor: Tensor) -> Tensor:
         return tensor.unsqueeze(1)
 
     return Circuit(
         repeat(circuit.input_drive).expand(-1, count, -1),
-        *(repeat(t) for t in (circuit.inhibitory_drive, circuit.recurrent_weight)),
+        repeat(circuit.inhibitory_drive),
+        repeat(circuit.recurrent_weight),
         repeat(circuit.normalization_weight),
-        *(repeat(t) for t in (circuit.tau_y, circuit.tau_a)),
+        repeat(circuit.tau_y),
+        repeat(circuit.tau_a),
         circuit.exponent,
         circuit.rectified,
     )
 
 
-def parameters(circuit):
+def parameters(circuit: Circuit) -> tuple[Tensor, ...]:
     """d, c, wr and w as vectors."""
     return (
         circuit.input_drive[:, 0],
@@ -51,7 +59,7 @@ def parameters(circuit):
     )
 
 
-def quartic(circuit):
+def quartic(circuit: Circuit) -> Tensor:
     """Coefficients of the quartic in s = sqrt(a), EQUATIONS, highest power first, ``(B, 5)``."""
     d, c, wr, w = parameters(circuit)
     e = 1 - wr
@@ -60,7 +68,7 @@ def quartic(circuit):
     )
 
 
-def count_by_quartic(circuit):
+def count_by_quartic(circuit: Circuit) -> Tensor:
     """Positive real roots of the quartic; by 60 digits where double precision cannot tell."""
     coefficients = quartic(circuit)
     companion = torch.zeros(len(coefficients), 4, 4, dtype=DOUBLE)
@@ -87,7 +95,7 @@ def count_by_quartic(circuit):
     return count
 
 
-def check_fixed_points(circuit, points):
+def check_fixed_points(circuit: Circuit, points: FixedPoints2D) -> None:
     """Each is one, to 1e-12, and called stable as the eigenvalues of its Jacobian are."""
     exists = ~points.y.isnan()
     assert torch.equal(exists, ~points.a.isnan())
@@ -104,7 +112,7 @@ def check_fixed_points(circuit, points):
 
 
 @pytest.mark.parametrize("exponent", [2.0, 1.5, 3.0])
-def test_theorem_5_1(exponent):
+def test_theorem_5_1(exponent: float) -> None:
     circuit = random_circuits(1, 1e-3, 1.0, exponent=exponent)
     points = fixed_points_2d(circuit)
     check_fixed_points(circuit, points)
@@ -114,7 +122,7 @@ def test_theorem_5_1(exponent):
 
 
 @pytest.mark.parametrize("exponent", [2.0, 1.5, 3.0])
-def test_theorem_5_2(exponent):
+def test_theorem_5_2(exponent: float) -> None:
     circuit = random_circuits(2, 1.0, 5.0, exponent=exponent)
     points = fixed_points_2d(circuit)
     check_fixed_points(circuit, points)
@@ -133,7 +141,7 @@ def test_theorem_5_2(exponent):
 
 
 @pytest.mark.parametrize("exponent", [2.0, 1.5, 3.0])
-def test_negative_recurrence_is_stable_just_below_the_critical_drive(exponent):
+def test_negative_recurrence_is_stable_just_below_the_critical_drive(exponent: float) -> None:
     circuit = random_circuits(3, -4.0, 0.0, exponent=exponent)
     points = fixed_points_2d(circuit)
     check_fixed_points(circuit, points)
@@ -145,7 +153,7 @@ def test_negative_recurrence_is_stable_just_below_the_critical_drive(exponent):
 
 
 @pytest.mark.parametrize(("seed", "low", "high"), [(4, 1e-3, 1.0), (5, 1.0, 5.0), (6, -4.0, 0.0)])
-def test_counts_are_those_of_the_quartic(seed, low, high):
+def test_counts_are_those_of_the_quartic(seed: int, low: float, high: float) -> None:
     circuit = random_circuits(seed, low, high)
     points = fixed_points_2d(circuit)
     assert torch.equal(points.count, count_by_quartic(circuit))
@@ -158,7 +166,7 @@ def test_counts_are_those_of_the_quartic(seed, low, high):
     assert torch.equal(points.count, expected)
 
 
-def test_without_recurrence_strong_drives_have_no_fixed_point():
+def test_without_recurrence_strong_drives_have_no_fixed_point() -> None:
     """Theorem 5.1 says 0 <= wr; at wr = 0 it needs w d^2 < 1: a' = c - a (1 - w d^2)."""
     circuit = random_circuits(7, 0.0, 0.0)
     points = fixed_points_2d(circuit)
@@ -174,7 +182,7 @@ def test_without_recurrence_strong_drives_have_no_fixed_point():
 
 @pytest.mark.parametrize("exponent", [2.0, 1.5, 3.0])
 @pytest.mark.parametrize(("low", "high"), [(1e-3, 1.0), (1.0, 5.0), (-4.0, 0.0)])
-def test_rectified_model(exponent, low, high):
+def test_rectified_model(exponent: float, low: float, high: float) -> None:
     """Those of the main model with y > 0, and the silent one where d <= 0."""
     circuit = random_circuits(8, low, high, exponent=exponent, rectified=True)
     points = fixed_points_2d(circuit)
@@ -193,7 +201,7 @@ def test_rectified_model(exponent, low, high):
         assert points.stable[driven].any(-1).all()
 
 
-def test_published_counterexample(counterexample):
+def test_published_counterexample(counterexample: Callable[..., Circuit]) -> None:
     """wr = -1, d = w = 1, c = 1/2: one fixed point, and it is a saddle."""
     points = fixed_points_2d(counterexample())
     assert points.count.tolist() == [1]
@@ -201,7 +209,7 @@ def test_published_counterexample(counterexample):
     assert float(critical_drive_2d(counterexample())) < 1
 
 
-def test_weak_drives_are_stable_up_to_a_sharp_bound():
+def test_weak_drives_are_stable_up_to_a_sharp_bound() -> None:
     """wr in [-1, 1], c <= 1, w d^2 <= k c: always stable up to k = (4^(1/3) - 1)^3, not beyond."""
     draw = Draw(9)
     bound = (4 ** (1 / 3) - 1) ** 3
@@ -217,7 +225,7 @@ def test_weak_drives_are_stable_up_to_a_sharp_bound():
 
 
 @pytest.mark.parametrize("rectified", [False, True])
-def test_no_drive(rectified):
+def test_no_drive(rectified: bool) -> None:
     """d = 0: rest, and beside it the symmetric pair of an expansive circuit."""
     zero = torch.zeros(1, dtype=DOUBLE)
     wr, w = torch.tensor([[3.0]], dtype=DOUBLE), torch.ones(1, 1, dtype=DOUBLE)
@@ -229,7 +237,7 @@ def test_no_drive(rectified):
     assert points.stable.sum().item() == (1 if rectified else 2)
 
 
-def test_one_circuit_and_shapes():
+def test_one_circuit_and_shapes() -> None:
     one = torch.ones(1, 1)
     points = fixed_points_2d(Circuit(torch.ones(1), 1.0, None, one))
     assert points.y.shape == points.stable.shape == (3,)
@@ -246,7 +254,7 @@ def test_one_circuit_and_shapes():
         (1, 0.0, "normalization_weight: got a smallest value of 0, expected positive values"),
     ],
 )
-def test_refusals(function, n, weight, message):
+def test_refusals(function: Callable[..., Any], n: int, weight: float, message: str) -> None:
     circuit = Circuit(torch.ones(n), 1.0, None, weight * torch.ones(n, n))
     with pytest.raises(ValueError, match=message):
         function(circuit)
