@@ -349,7 +349,7 @@ class TestWarnings:
         self, parameters: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(
-            problem: Problem, y: Tensor, a: Tensor, g: Tensor, tol: float
+            problem: Problem, y: Tensor, a: Tensor, g: Tensor, tol: float, precondition: object
         ) -> tuple[Tensor, Tensor]:
             return torch.full_like(g, torch.nan), torch.full_like(g[:, 0], torch.nan)
 

@@ -192,7 +192,7 @@ class TestAdjointThatCannotBeSolved:
     @pytest.fixture(autouse=True)
     def _broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def iteratively(
-            problem: Problem, y: Tensor, a: Tensor, g: Tensor, tol: float
+            problem: Problem, y: Tensor, a: Tensor, g: Tensor, tol: float, precondition: object
         ) -> tuple[Tensor, Tensor]:
             value = exact(problem, y, a, g)
             value[1:] = torch.nan
@@ -228,7 +228,7 @@ def test_the_dense_adjoint_takes_over(
     """Where the iteration stalls the result is still exact."""
 
     def stalled(
-        problem: Problem, y: Tensor, a: Tensor, g: Tensor, tol: float
+        problem: Problem, y: Tensor, a: Tensor, g: Tensor, tol: float, precondition: object
     ) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(g), torch.ones_like(g[:, 0])
 

@@ -10,6 +10,8 @@ explicit ``omega(lambda_y)``: one equation in ``n`` unknowns is left, the transp
 that the fast forward iteration solves, and it is solved in the same way.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -105,13 +107,18 @@ def _relative(residual: Tensor, scales: tuple[Tensor, ...]) -> Tensor:
 
 
 def solve_adjoint_iteratively(
-    problem: Problem, y: Tensor, a: Tensor, g: Tensor, tol: float
+    problem: Problem,
+    y: Tensor,
+    a: Tensor,
+    g: Tensor,
+    tol: float,
+    precondition: Callable[[Problem], Preconditioner] = Preconditioner,
 ) -> tuple[Tensor, Tensor]:
     """``lambda`` ``(B, 2n)`` and its residual ``(B,)``, by matrix products shared by the batch."""
     lin = equations.linearize(y, a, problem.recurrent_weight, problem.exponent, problem.rectified)
     g_y, g_a = g.chunk(2, -1)
     firing = None if lin.slope is None else lin.slope > 0
-    precondition = Preconditioner(problem).at(lin.gain, firing, transpose=True)
+    correct = precondition(problem).at(lin.gain, firing, transpose=True)
     active = equations.drive(y, problem.rectified) / (problem.exponent * a)
 
     def omega_and_excess(adjoint_y: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +152,7 @@ def solve_adjoint_iteratively(
         best_error = torch.where(better, error, best_error)
         if (best_error <= tol).all():
             break
-        adjoint_y = accelerator.propose(adjoint_y, precondition(residual))
+        adjoint_y = accelerator.propose(adjoint_y, correct(residual))
     best = best * size
     omega, _ = omega_and_excess(best, explicit)
     adjoint_a = g_a - lin.inhibition * best + lin.pool * omega

@@ -16,6 +16,7 @@ from ..adjoint import (
 from ..linear_systems import report_unsolved, without
 from ..methods import solve
 from ..methods.auto import has_identity_recurrence
+from ..methods.preconditioner import PreparedOnce
 from ..options import SolveOptions
 from ..status import Solution, Status
 from .base import Adjoint, Work
@@ -44,6 +45,7 @@ class TorchSearch:
     def __init__(self, options: SolveOptions, checked: bool) -> None:
         self.options = options
         self._checked = checked
+        self._precondition = PreparedOnce()
 
     def solve(self, problem: Problem, start: tuple[Tensor, Tensor] | None = None) -> Solution:
         if not self._checked:
@@ -52,7 +54,13 @@ class TorchSearch:
         check_finite("inhibitory_drive", problem.inhibitory_drive)
         options = self.options
         solution = solve(
-            problem, options.solver, options.tol, options.max_iter, options.verify_stability, start
+            problem,
+            options.solver,
+            options.tol,
+            options.max_iter,
+            options.verify_stability,
+            start,
+            self._precondition,
         )
         return solution.with_plain_strides()
 
@@ -94,7 +102,9 @@ class TorchSearch:
             if report_unsolved(failed, self.options):
                 adjoint = solve_adjoint_dense(problem, *without(failed, y, a, g))
         else:
-            adjoint, error = solve_adjoint_iteratively(problem, y, a, g, 0.5 * accepted)
+            adjoint, error = solve_adjoint_iteratively(
+                problem, y, a, g, 0.5 * accepted, self._precondition
+            )
             unsolved = (~(error <= accepted)).nonzero().squeeze(-1)
             chunk = max(1, _ENTRIES_AT_A_TIME // g.shape[-1] ** 2)
             for left in unsolved.split(chunk) if unsolved.numel() else ():

@@ -1,5 +1,7 @@
 """How a steady state is found: one file per method, all on the same flat :class:`Problem`."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from ...problem import Problem
@@ -7,6 +9,7 @@ from ..status import Reached, Solution, Status
 from .acceptance import accept, attainable
 from .algorithm1 import solve_algorithm1
 from .auto import solve_auto, solve_closed_form, solve_from
+from .preconditioner import Preconditioner
 from .relaxation.dynamics import MAX_STEPS, rest
 from .torchdeq import TORCHDEQ_SOLVERS, solve_torchdeq
 
@@ -34,6 +37,7 @@ def solve(
     max_iter: int,
     verify_stability: bool = True,
     start: tuple[Tensor, Tensor] | None = None,
+    precondition: Callable[[Problem], Preconditioner] = Preconditioner,
 ) -> Solution:
     """Run the solver of that name on every circuit; only ``auto`` can check stability.
 
@@ -45,7 +49,7 @@ def solve(
     if start is not None:
         return solve_from(problem, start, tol, max_iter)
     if solver == "auto":
-        return solve_auto(problem, tol, max_iter, verify_stability)
+        return solve_auto(problem, tol, max_iter, verify_stability, precondition)
     if solver == "algorithm1":
         return accept(problem, solve_algorithm1(problem, tol, max_iter), tol)
     return accept(problem, solve_torchdeq(problem, solver, tol, max_iter), tol)

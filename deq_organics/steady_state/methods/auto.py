@@ -1,5 +1,7 @@
 """The default solver: closed form, fast iteration, and a safeguard for what these leave open."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from ..status import Reached, Solution, Status
 from .acceptance import accept, is_within_reach
 from .newton import solve_newton
 from .normalized import solve_normalized
+from .preconditioner import Preconditioner
 from .relaxation.dynamics import MAX_STEPS, Paths, follow, rest
 
 __all__ = ["has_identity_recurrence", "solve_auto", "solve_closed_form", "solve_from"]
@@ -44,7 +47,11 @@ def solve_closed_form(problem: Problem) -> Solution:
 
 
 def solve_auto(
-    problem: Problem, tol: float, max_iter: int, verify_stability: bool = True
+    problem: Problem,
+    tol: float,
+    max_iter: int,
+    verify_stability: bool = True,
+    precondition: Callable[[Problem], Preconditioner] = Preconditioner,
 ) -> Solution:
     """Find a stable steady state of every circuit that has one within reach.
 
@@ -54,7 +61,7 @@ def solve_auto(
     """
     if has_identity_recurrence(problem):
         return accept(problem, solve_closed_form(problem), tol, Status.NOT_REPRESENTABLE)
-    solution = accept(problem, solve_normalized(problem, tol, max_iter), tol)
+    solution = accept(problem, solve_normalized(problem, tol, max_iter, precondition), tol)
     good = _solved(problem, solution)
     if verify_stability:
         good = is_stable(problem, solution.y, solution.a, good)

@@ -11,6 +11,7 @@ step is five matrix products instead of a linear system per sample. What is left
 Anderson acceleration.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -45,13 +46,18 @@ class _Point(NamedTuple):
     """``target - y``"""
 
 
-def solve_normalized(problem: Problem, tol: float, max_iter: int) -> Solution:
+def solve_normalized(
+    problem: Problem,
+    tol: float,
+    max_iter: int,
+    precondition: Callable[[Problem], Preconditioner] = Preconditioner,
+) -> Solution:
     """Iterate every circuit to a relative residual of at most ``tol``, or to ``max_iter`` steps.
 
     The residual is that of the principal equation, because ``a`` follows from ``v``.
     """
     size = problem.batch_size
-    preconditioner = Preconditioner(problem)
+    preconditioner = precondition(problem)
     # In units of each drive's own size, so that no square in what follows leaves the dtype's range.
     unit = size_of(problem.input_drive)
     pool_unit = equations.power(unit, problem.exponent)

@@ -9,7 +9,7 @@ from ... import equations
 from ...norms import length
 from ...problem import Problem
 
-__all__ = ["TYPICAL_INHIBITORY_DRIVE", "TYPICAL_LENGTH", "Preconditioner"]
+__all__ = ["TYPICAL_INHIBITORY_DRIVE", "TYPICAL_LENGTH", "Preconditioner", "PreparedOnce"]
 
 # Of a drive ``b z`` with ``|z| = 1``, and of ``(b0 sigma)^2``, for gains around 1/2 to 1.
 TYPICAL_LENGTH = 0.7
@@ -86,6 +86,23 @@ class Preconditioner:
             self.reference, self._row = self.reference[keep], self._row[keep]
             self._wr, self.inverse = self._wr[keep], self.inverse[keep]
             self.diagonal = self._wr.diagonal(dim1=-2, dim2=-1)
+
+
+class PreparedOnce:
+    """The preconditioner of a batch that shares its weights, built once for solve and adjoint."""
+
+    def __init__(self) -> None:
+        self._shared: Preconditioner | None = None
+
+    def __call__(self, problem: Problem) -> Preconditioner:
+        """That of ``problem``; where its weights are shared, every call has to be for them."""
+        if self._shared is not None:
+            return self._shared
+        preconditioner = Preconditioner(problem)
+        # One for each circuit takes as much memory as the weights, and changes as circuits finish.
+        if preconditioner.inverse.ndim == 2:
+            self._shared = preconditioner
+        return preconditioner
 
 
 def _reference(problem: Problem, shared: bool) -> Tensor:
