@@ -228,7 +228,7 @@ class Options:
 def test_report_is_written_as_it_grows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = Report("trial", Options(tmp_path / "deep" / "report.json"))
     report.add(part=1)
-    assert json.loads(report.path.read_text())["part"] == 1  # type: ignore[union-attr]
+    assert json.loads(report.path.read_text())["part"] == 1
     assert report.attempt("good", lambda: 5) == 5
 
     def fail() -> None:
@@ -236,7 +236,7 @@ def test_report_is_written_as_it_grows(tmp_path: Path, capsys: pytest.CaptureFix
 
     assert report.attempt("bad", fail) is None
     assert report.close() == 1
-    record = json.loads(report.path.read_text())  # type: ignore[union-attr]
+    record = json.loads(report.path.read_text())
     assert record["failures"] == {"bad": "ValueError: too large\nand more"}
     assert record["options"] == {"device": "cpu"}
     assert "FAILED bad: ValueError: too large\n" in capsys.readouterr().out
