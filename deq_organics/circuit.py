@@ -8,14 +8,12 @@ from torch import Tensor
 
 from . import equations
 from .checks import (
-    as_float_tensor,
-    check_broadcast,
     check_choice,
     check_finite,
     check_number,
     check_positive,
 )
-from .circuit_arguments import check_state, check_values, checked_shapes
+from .circuit_arguments import check_gains, check_state, check_values, checked_shapes
 from .dispatch import Choice
 from .problem import Problem
 from .steady_state.backends import BACKENDS, Work
@@ -123,28 +121,20 @@ class Circuit:
         Raises:
             TypeError: An argument is no floating-point tensor or number.
             ValueError: A shape, dtype, device or value does not fit; the message names the
-                argument, or ``inhibitory_drive``, which comes of ``b0`` and ``sigma``.
+                argument.
         """
-        z = as_float_tensor("z", z)
+        check_gains(
+            z,
+            {
+                "input_gain": input_gain,
+                "baseline_gain": baseline_gain,
+                "semisaturation": semisaturation,
+            },
+        )
         exponent = check_number("exponent", exponent, low=1.0, high=64.0)
-        gains = {
-            "input_gain": input_gain,
-            "baseline_gain": baseline_gain,
-            "semisaturation": semisaturation,
-        }
-        for name, value in gains.items():
-            if isinstance(value, Tensor):
-                check_broadcast(name, value.shape[-1:], z.shape[-1:], "a number, (n,) or (..., n)")
-            elif name == "input_gain":
-                check_number(name, value)
-            else:
-                check_number(name, value, low=0.0, open_low=True)
-        amplitude = baseline_gain * semisaturation
-        if isinstance(amplitude, Tensor):
-            check_positive("baseline_gain * semisaturation", amplitude)
         return cls(
             input_gain * z,
-            amplitude**exponent,
+            (baseline_gain * semisaturation) ** exponent,
             recurrent_weight,
             normalization_weight,
             tau_y,

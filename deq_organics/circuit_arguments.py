@@ -1,5 +1,6 @@
 """What a circuit's arguments and states have to be."""
 
+import math
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from .checks import (
 )
 from .problem import CORE_DIMENSIONS, Problem
 
-__all__ = ["check_state", "check_values", "checked_shapes"]
+__all__ = ["check_gains", "check_state", "check_values", "checked_shapes"]
 
 
 def checked_shapes(given: Problem) -> Problem:
@@ -64,6 +65,34 @@ def check_values(problem: Problem) -> None:
     check_positive("inhibitory_drive", problem.inhibitory_drive)
     check_positive("tau_y", problem.tau_y)
     check_positive("tau_a", problem.tau_a)
+
+
+def check_gains(z: Tensor, gains: dict[str, Any]) -> None:
+    """Raise where an input or a gain, ``semisaturation`` among them, is none that goes with it.
+
+    Gains are numbers, or tensors that broadcast with ``z``; all but ``input_gain`` are positive.
+    """
+    as_float_tensor("z", z)
+    for name, value in gains.items():
+        if not isinstance(value, Tensor):
+            signed = name == "input_gain"
+            check_number(name, value, low=-math.inf if signed else 0.0, open_low=not signed)
+            continue
+        as_float_tensor(name, value)
+        check_same_device("z", z, name, value)
+        if value.dtype != z.dtype:
+            raise ValueError(f"{name}: got {value.dtype}, expected {z.dtype} as z")
+        check_broadcast(name, value.shape[-1:], z.shape[-1:], "a number, (n,) or (..., n)")
+        if name != "input_gain":
+            check_positive(name, value)
+    shapes = {"z": z, **{name: value for name, value in gains.items() if isinstance(value, Tensor)}}
+    try:
+        torch.broadcast_shapes(*(tensor.shape for tensor in shapes.values()))
+    except RuntimeError:
+        found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in shapes.items())
+        raise ValueError(
+            f"leading dimensions: got {found}, expected shapes that broadcast together"
+        ) from None
 
 
 def check_state(drive: Tensor, batch_shape: torch.Size, state: dict[str, Tensor]) -> None:

@@ -174,10 +174,18 @@ class TestFromGains:
         [
             ({"z": [1.0]}, TypeError, "z: got list"),
             ({"input_gain": "1"}, TypeError, "input_gain: got '1'"),
-            ({"input_gain": torch.ones(3)}, ValueError, r"input_gain: got shape \(3,\)"),
+            ({"input_gain": vector(1.0, 1.0, 1.0)}, ValueError, r"input_gain: got shape \(3,\)"),
             ({"baseline_gain": 0.0}, ValueError, "baseline_gain: got 0.0"),
             ({"semisaturation": -1.0}, ValueError, "semisaturation: got -1.0"),
             ({"semisaturation": vector(0.1, 0.0)}, ValueError, "semisaturation: got a smallest"),
+            ({"semisaturation": torch.ones(2)}, ValueError, "semisaturation: got torch.float32"),
+            ({"z": torch.ones(2, dtype=torch.int64)}, TypeError, "z: got dtype torch.int64"),
+            ({"input_gain": float("nan")}, ValueError, "input_gain: got nan"),
+            (
+                {"z": torch.ones(3, 2).double(), "input_gain": torch.ones(4, 2).double()},
+                ValueError,
+                "leading dimensions: got z",
+            ),
             ({"exponent": "2"}, TypeError, "exponent: got '2'"),
         ],
     )
