@@ -15,7 +15,7 @@ KERNELS_OF = "deq_organics.steady_state.backends.triton._kernels"
 SCALE = "deq_organics.singular_value._kernels"
 SHARED = ("matrices", "diagonals", "references")
 PREPARE = (
-    "semisaturation",
+    "inhibitory_drive",
     "recurrent_weight",
     "normalization_weight",
     *SHARED,
@@ -23,7 +23,7 @@ PREPARE = (
 )
 SOLVE = (
     "drive",
-    "semisaturation",
+    "inhibitory_drive",
     *SHARED,
     "tau_y",
     "tau_a",

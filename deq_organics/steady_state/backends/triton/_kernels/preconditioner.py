@@ -13,7 +13,7 @@ _LARGEST_INVERSE = tl.constexpr(1e4)
 
 @triton.jit
 def prepare_kernel(
-    semisaturation,
+    inhibitory_drive,
     recurrent_weight,
     normalization_weight,
     matrices,
@@ -24,7 +24,7 @@ def prepare_kernel(
     typical_drive,
     N: tl.constexpr,
 ):
-    """``Preconditioner`` for one shared ``semisaturation``.
+    """``Preconditioner`` for one shared ``inhibitory_drive``.
 
     ``matrices`` takes ``Wr``, ``W`` and the inverse, and ``transposed`` the same transposed, all
     padded. The second program copies ``W``, the first does everything else. A row of
@@ -39,7 +39,7 @@ def prepare_kernel(
         tl.store(matrices + N * N + row * N + column, pool)
         tl.store(transposed + N * N + column * N + row, pool)
     else:
-        c = tl.load(semisaturation + index, mask=inside, other=1.0)
+        c = tl.load(inhibitory_drive + index, mask=inside, other=1.0)
         reference = tl.sqrt(c + typical_drive * typical_drive * tl.sum(pool, axis=1))
         tl.store(references + index, reference, mask=inside)
         recurrent = tl.load(recurrent_weight + row * n + column, mask=both, other=0.0)

@@ -30,7 +30,7 @@ def _evaluate(
 @triton.jit
 def solve_kernel(
     drive,
-    semisaturation,
+    inhibitory_drive,
     matrices,
     diagonals,
     references,
@@ -68,7 +68,7 @@ def solve_kernel(
     inverse = load_matrix(matrices + 2 * N * N, N, INVERSE)
     valid = is_nonnegative(pool, N, WEIGHTS)
     d = load_vector(drive, sample, n, n, 0.0, N)
-    c = load_vector(semisaturation, sample, stride_c, n, 1.0, N)
+    c = load_vector(inhibitory_drive, sample, stride_c, n, 1.0, N)
     diagonal = load_vector(diagonals, 0, n, n, 0.0, N)
     reference = load_vector(references, 0, n, n, 1.0, N)
 
