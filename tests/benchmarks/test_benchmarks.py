@@ -39,6 +39,8 @@ def test_checker_agrees_with_numpy(tmp_path: Path) -> None:
     assert record["stable_fraction"] == 1.0
     assert record["deviation_of_real_part"] < 1e-6
     assert record["deviation_of_eigenvalue"] < 1e-6
+    assert set(record["seconds"]) == set(record["ratios_of_medians"])
+    assert record["ratios_of_medians"]["dense eigenvalues"] == 1.0
 
 
 def test_layer_is_raced_at_equal_accuracy(tmp_path: Path) -> None:
