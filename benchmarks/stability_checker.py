@@ -22,7 +22,7 @@ import tyro
 from torch import Tensor
 
 from deq_organics import Circuit, SteadyState, check_stability
-from deq_organics.solvers.spectrum import is_stable
+from deq_organics.stability.spectrum import is_stable
 from harness.layer import synthetic_layer
 from harness.output import machine, save_json
 
