@@ -48,6 +48,14 @@ def test_no_private_name_of_another_package(name: str) -> None:
             assert not private or inside or part == "_version", f"{name} imports {module} {item}"
 
 
+def test_no_file_is_long() -> None:
+    """A file that grows has more than one reason to change: split it by these."""
+    folders = (*PACKAGES, "examples", "benchmarks", "tests")
+    files = [file for name in folders for file in (ROOT / name).rglob("*.py")]
+    lines = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in files}
+    assert not {name: count for name, count in lines.items() if count > 400}
+
+
 def _room(module: str) -> str:
     """The folder below a package, or a file in the package itself."""
     return ".".join(module.split(".")[:2])
