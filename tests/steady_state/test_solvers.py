@@ -1,6 +1,8 @@
 """Every solver by its name, Algorithm 1 to the letter, and the parts of the default solver."""
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -227,3 +229,15 @@ def test_the_fast_iteration_is_not_thrown_off_close_to_the_solution(n: int) -> N
         found = solve_normalized(circuit.flatten(), 1e-13, 60)
         assert (found.status == Status.CONVERGED).all()
         assert found.iterations.float().mean() < 25
+
+
+def test_nothing_but_its_own_solvers_needs_torchdeq() -> None:
+    code = """
+import sys
+sys.modules["torchdeq"] = None
+import torch, recurrent
+from deq_organics import ORGaNICsDEQ
+print(ORGaNICsDEQ(2, 3)(torch.ones(4, 2)).shape)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "torch.Size([4, 3])"

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchdeq.solver import get_solver
 
 from ... import equations
 from ...problem import Problem
@@ -30,6 +29,9 @@ def solve_torchdeq(problem: Problem, name: str, tol: float, max_iter: int) -> So
 
     torchdeq stops a batch as a whole: a sample's iterations depend on its neighbours.
     """
+    # Nothing else of the library needs the package: without it all but these solvers work.
+    from torchdeq.solver import get_solver
+
     closed = equations.identity_steady_state(
         problem.input_drive,
         problem.inhibitory_drive,
