@@ -133,7 +133,7 @@ def _modules(case: int) -> Iterator[tuple[str, Any]]:
 
 def _compare(one: str, two: str) -> int:
     before, after = torch.load(one), torch.load(two)
-    cases = min(max(int(name.split()[0]) for name in found) for found in (before, after))
+    cases = 1 + min(max(int(name.split()[0]) for name in found) for found in (before, after))
     before, after = (
         {name: value for name, value in found.items() if int(name.split()[0]) < cases}
         for found in (before, after)
