@@ -102,7 +102,7 @@ def test_commands_exist_with_their_options(page: str) -> None:
     for _, code, _ in blocks(page, "bash"):
         for command in code.replace("\\\n", " ").splitlines():
             command = command.split("  #")[0]
-            for script in re.findall(r"(?:examples|benchmarks)/\w+\.py|\.ci/\w+", command):
+            for script in re.findall(r"(?:examples|benchmarks)/\w+\.py|\.ci/\w+(?:\.py)?", command):
                 assert (ROOT / script).exists(), command
             if re.search(r"(?:examples|benchmarks)/\w+\.py", command):
                 options = command.split(".py", 1)[1]
