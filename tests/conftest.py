@@ -1,4 +1,9 @@
-"""Fixtures for the tests of the core."""
+"""Fixtures for the tests of the core.
+
+A test function is marked `slow` where a case takes more than 0.3 s of a core, all its cases more
+than 0.5 s, or where it starts another Python. A file of such tests has the mark in `pytestmark`.
+Every room keeps some that are quick.
+"""
 
 import os
 from collections.abc import Callable

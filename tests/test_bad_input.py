@@ -239,6 +239,7 @@ def test_weights_ruined_by_training_are_named() -> None:
         layer(torch.ones(4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("recurrence", ["identity", "spectral", "unconstrained"])
 @pytest.mark.parametrize("gain", ["attention", "tied"])

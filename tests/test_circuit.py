@@ -35,6 +35,7 @@ def test_leading_dimensions(
         assert diagnostic.shape == batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"),
     [

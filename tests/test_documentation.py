@@ -77,6 +77,7 @@ def _leave_no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
     pyplot.close("all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python"))])
 def test_code_runs(page: str) -> None:
     with warnings.catch_warnings():
@@ -97,6 +98,7 @@ def test_links_lead_somewhere(page: str) -> None:
     assert missing == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "bash"))])
 def test_commands_exist_with_their_options(page: str) -> None:
     for _, code, _ in blocks(page, "bash"):
@@ -154,6 +156,7 @@ def test_numbers_of_the_page_on_the_theory() -> None:
     assert f[spectrum.power[..., 0].argmax(-1)].tolist() == pytest.approx([0.029, 0.040, 0.056])
 
 
+@pytest.mark.slow
 def test_numbers_of_the_tutorial_on_v1() -> None:
     """The peaks of gamma that the text names."""
     names, _ = run_page("docs/tutorials/v1_circuit.md")

@@ -38,6 +38,7 @@ def make(
     return layer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lead", [(), (1,), (7,), (2, 3), (2, 1, 4)])
 @pytest.mark.parametrize("recurrence", RECURRENCES)
 def test_any_leading_dimensions(lead: tuple[int, ...], recurrence: str) -> None:
@@ -248,6 +249,7 @@ def test_an_assigned_weight_is_kept() -> None:
     torch.testing.assert_close(layer.circuit(x).inhibitory_drive.detach(), torch.full((5,), 0.6**2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recurrence", ["identity", "spectral"])
 def test_a_training_loop(recurrence: str) -> None:
     """The loss falls, and no step leaves the constraints."""
@@ -289,6 +291,7 @@ def test_solver_options_reach_the_solver(solver: str) -> None:
     torch.testing.assert_close(layer(x), make()(x), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_of_a_layer() -> None:
     layer = make(sizes=(3, 2), dtype=torch.float64, tol=1e-13, learn_semisaturation=True)
     names = [name for name, _ in layer.named_parameters()]

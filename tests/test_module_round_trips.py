@@ -71,6 +71,7 @@ def moved(options: dict[str, Any]) -> ORGaNICsDEQ:
     return ORGaNICsDEQ(*SIZES, **options).to("meta")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [by_argument, by_context, moved])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_deferred_initialization(options: dict[str, Any], make: Callable[..., Any]) -> None:
@@ -87,6 +88,7 @@ def test_deferred_initialization(options: dict[str, Any], make: Callable[..., An
     assert_same(layer, built)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_skip_init(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
@@ -97,6 +99,7 @@ def test_skip_init(options: dict[str, Any]) -> None:
     assert_same(layer, built)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [3, 45])
 @pytest.mark.parametrize("recurrence", ["identity", "spectral", "unconstrained"])
 def test_solving_beside_another_default_device(recurrence: str, size: int) -> None:
@@ -156,6 +159,7 @@ def through_a_file(layer: ORGaNICsDEQ) -> ORGaNICsDEQ:
     return torch.load(file, weights_only=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "travel",
     [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer)), through_a_file],
@@ -174,6 +178,7 @@ def test_copies(options: dict[str, Any], travel: Callable[..., Any]) -> None:
     assert torch.equal(layer.baseline_gain, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS[:12:3] + OPTIONS[1:12:3], ids=str)
 def test_stacked_layers(options: dict[str, Any]) -> None:
     layers = []
@@ -207,6 +212,7 @@ def test_stacked_layers(options: dict[str, Any]) -> None:
         torch.testing.assert_close(parameters[name].grad[1], expected, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("recurrence", ["identity", "spectral"])
 def test_export_is_refused_in_a_sentence(recurrence: str, strict: bool) -> None:

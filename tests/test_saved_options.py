@@ -43,6 +43,7 @@ def copies(module: nn.Module) -> dict[str, Any]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("options", OPTIONS + LAYOUTS)
 def test_other_options_are_refused_and_nothing_is_loaded(
@@ -67,6 +68,7 @@ def test_every_difference_is_named_at_once() -> None:
     assert isinstance(caught.value, RuntimeError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, *OPTIONS, *LAYOUTS])
 @pytest.mark.parametrize("assign", [False, True])
 def test_the_same_options_load_without_a_word(options: dict[str, Any], assign: bool) -> None:

@@ -77,6 +77,7 @@ def test_every_solver_is_judged_in_the_units_of_its_circuit(solver: str) -> None
     assert not state.converged or relative_error(state.y / 1e-22, exact.y) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_pool_of_tiny_squares_and_huge_weights() -> None:
     """The square of 1e-22 is zero in float32, but 1e30 times that is not."""
     starts: list[dict[str, Any]] = [{}, {"start": "rest"}]
@@ -104,6 +105,7 @@ def test_a_state_beyond_the_dtype_is_reported() -> None:
     assert y.isnan().all()
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     dtype=st.sampled_from([torch.float32, DOUBLE]),
@@ -172,6 +174,7 @@ def test_small_and_large_cotangents_have_gradients(
                 torch.testing.assert_close(found / scale, exact, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drive", [1e-22, 1e-15, 1.0])
 def test_a_tiny_part_of_the_gradient_is_right_beside_a_large_one(drive: float) -> None:
     """The derivative of `a` by the drive is as small as the drive: 1e-22 of that by ``c``."""

@@ -39,6 +39,7 @@ def differences(
     return first, around / (12 * step**2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1), (3, 3), (2, 1, 2, 2), (4, 2), (2, 4)])
 @pytest.mark.parametrize("bound", [0.4, 1.7])
 def test_where_the_largest_is_simple(shape: tuple[int, ...], bound: float) -> None:
@@ -96,6 +97,7 @@ def test_where_several_coincide(values: tuple[float, ...], equal: int) -> None:
         torch.testing.assert_close(found, second, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", [1, 2, 7, 64])
 @pytest.mark.parametrize("bound", [1.0, 0.3])
@@ -172,6 +174,7 @@ class TestNotFinite:
         with pytest.raises(ValueError, match=r"^Wr: got 1 NaN or infinite values of 18"):
             transform(bounded)(weights)
 
+    @pytest.mark.slow
     def test_compiled(self) -> None:
         weights = torch.stack([3 * torch.eye(3), torch.full((3, 3), NAN), 0.5 * torch.eye(3)])
         found = torch.compile(SingularValueBound(1.0), backend="eager", fullgraph=True)(weights)

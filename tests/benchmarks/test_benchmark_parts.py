@@ -161,6 +161,7 @@ def test_floor_is_the_larger_of_two_times() -> None:
     assert Work(12.0, 5.0).floors(Rates(10.0, {"highest": 1.0})) == {"highest": 12.0}
 
 
+@pytest.mark.slow
 def test_rates_of_this_machine() -> None:
     rates = measure_rates("cpu")
     assert rates.bytes > 1e8

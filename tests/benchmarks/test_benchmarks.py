@@ -19,6 +19,7 @@ def run(script: str, out: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_every_random_circuit_is_solved_or_has_no_steady_state(tmp_path: Path) -> None:
     record = run(
         "steady_states.py", tmp_path / "out.json", "--sizes", "1", "10", "--circuits", "300"
@@ -30,6 +31,7 @@ def test_every_random_circuit_is_solved_or_has_no_steady_state(tmp_path: Path) -
     assert sum(record["results"][0]["fates"].values()) > 0
 
 
+@pytest.mark.slow
 def test_checker_agrees_with_numpy(tmp_path: Path) -> None:
     record = run(
         "stability_checker.py",
@@ -43,6 +45,7 @@ def test_checker_agrees_with_numpy(tmp_path: Path) -> None:
     assert record["ratios_of_medians"]["dense eigenvalues"] == 1.0
 
 
+@pytest.mark.slow
 def test_layer_is_raced_at_equal_accuracy(tmp_path: Path) -> None:
     record = run(
         "static_layer.py",
@@ -59,6 +62,7 @@ def test_layer_is_raced_at_equal_accuracy(tmp_path: Path) -> None:
     assert many["peak_bytes"] == pytest.approx(few["peak_bytes"], rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize(
     ("script", "sizes"),

@@ -1,6 +1,10 @@
 """The search drives no bounded cell out of its bound, and others out of theirs."""
 
+import pytest
+
 from bounded_search import search
+
+pytestmark = pytest.mark.slow
 
 
 def test_no_bounded_cell_leaves_its_bound_and_many_spectral_ones_diverge() -> None:

@@ -12,6 +12,7 @@ from verdicts import LARGEST_SOLVED, SIZES, Tally, examine, random_draw
 DOUBLE = torch.float64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_no_verdict_and_no_leading_eigenvalue_is_wrong(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -34,6 +35,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", CASES, ids=lambda draw: draw.recurrence)
 @pytest.mark.parametrize("seed", range(2))
 def test_time_constants_over_decades(draw: Draw, seed: int) -> None:
@@ -47,6 +49,7 @@ def test_time_constants_over_decades(draw: Draw, seed: int) -> None:
     assert not report.undecided.any()
 
 
+@pytest.mark.slow
 def test_the_circuits_of_the_issue() -> None:
     generator = torch.Generator().manual_seed(1)
     n = 48
@@ -68,6 +71,7 @@ def test_the_circuits_of_the_issue() -> None:
     torch.testing.assert_close(-report.margin[good], dense[good], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_unstable_state_is_returned_as_converged() -> None:
     """Drives and weights among which many fixed points are unstable."""
     generator = torch.Generator().manual_seed(0)

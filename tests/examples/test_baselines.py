@@ -151,6 +151,7 @@ def test_rates_are_divided_by_ten_near_the_end() -> None:
     assert [recipe.rate(step, 1200) for step in (0, 999, 1000, 1199)] == [1, 1, 0.1, 0.1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STEPPERS)
 def test_a_run_of_every_layer(run_sequence: Run, images: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "run"
@@ -167,6 +168,7 @@ def test_a_run_of_every_layer(run_sequence: Run, images: Path, tmp_path: Path, n
     assert f"this repeats the recorded {metrics['test_accuracy']:.2%}" in output
 
 
+@pytest.mark.slow
 def test_gradients_are_clipped_where_the_recipe_says_so(
     run_sequence: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

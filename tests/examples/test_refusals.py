@@ -177,6 +177,7 @@ def for_each(
     return [*both, *((example, *case) for example, cases in own.items() for case in cases)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("example", "arguments", "message"), for_each(REFUSED, REFUSED_BY))
 def test_bad_options_are_refused(
     run_main: Run, images: Path, example: str, arguments: list[str], message: str
@@ -189,6 +190,7 @@ def test_bad_options_are_refused(
     assert "epoch 1" not in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("example", "arguments"), for_each(UNPARSABLE, UNPARSABLE_BY))
 def test_options_that_cannot_be_parsed_are_refused(
     run_main: Run, example: str, arguments: list[str]
@@ -218,6 +220,7 @@ def test_nothing_is_resumed_where_there_is_nothing(
     assert error.startswith(f"error: --resume found no checkpoint in {folder}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("example", "change", "message"), for_each(OTHER_RUNS, OTHER_RUNS_BY))
 def test_another_run_is_not_resumed(
     run_main: Run,
@@ -236,6 +239,7 @@ def test_another_run_is_not_resumed(
     assert message in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_existing_run_is_not_overwritten(
     run_main: Run, shared_images: Path, finished_run: Callable[[str], Path], example: str
@@ -247,6 +251,7 @@ def test_an_existing_run_is_not_overwritten(
     assert "--resume to continue" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_a_finished_run_is_neither_repeated_nor_tested_again(
     run_main: Run, shared_images: Path, finished_run: Callable[[str], Path], example: str
@@ -275,6 +280,7 @@ def test_an_infinite_loss_ends_the_run(
     assert "the loss is nan and the norm of its gradient 0.0 in epoch 1" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("example", "damage", "message"), for_each(DAMAGES, DAMAGES_BY))
 def test_bad_weights_are_refused(
     run_main: Run,

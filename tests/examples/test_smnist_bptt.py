@@ -56,6 +56,7 @@ def weights(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(finished / "model.safetensors", tmp_path / "weights.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_does_and_leaves_its_files(
     run_sequence: Run, images: Path, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_run_says_what_it_does_and_leaves_its_files(
         assert 0 < entry["largest_state"] < LIMIT
 
 
+@pytest.mark.slow
 def test_the_lstm_has_no_circuits(run_sequence: Run, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = small(model="lstm", epochs="1")
@@ -109,6 +111,7 @@ def test_the_lstm_has_no_circuits(run_sequence: Run, images: Path, tmp_path: Pat
     assert not (out / "time_constants.png").exists()
 
 
+@pytest.mark.slow
 def test_without_data_the_quick_preset_takes_the_few_images(
     run_sequence: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +166,7 @@ def test_fixed_time_constants_are_not_learned() -> None:
     assert {f"rnn.cells.0.step_{part}" for part in State._fields} <= set(fixed.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", [4, 14, 28])
 def test_neurons_start_as_integrators_with_a_wide_range_of_time_constants(resize: int) -> None:
     cell = build(hidden_size=500, resize=resize).cell
@@ -209,6 +213,7 @@ def test_a_diverging_circuit_is_noticed() -> None:
     assert bounds.largest.y > LIMIT
 
 
+@pytest.mark.slow
 def test_divergence_is_said(
     run_sequence: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +225,7 @@ def test_divergence_is_said(
     assert json.loads((out / "metrics.json").read_text())["bounded_fraction"] == 0
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_test(run_sequence: Run, shared_images: Path, finished: Path) -> None:
     accuracy = json.loads((finished / "metrics.json").read_text())["test_accuracy"]
     file = finished / "model.safetensors"
@@ -230,6 +236,7 @@ def test_evaluate_repeats_the_test(run_sequence: Run, shared_images: Path, finis
     assert "states bounded along 100 of 100 test images" in output
 
 
+@pytest.mark.slow
 def test_evaluate_finds_shipped_weights_by_name(
     run_sequence: Run, shared_images: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +310,7 @@ def test_each_stage_has_a_rate_that_rises_and_falls() -> None:
     assert recipe.rate(12 * per_epoch, 12 * per_epoch) >= 0
 
 
+@pytest.mark.slow
 def test_coarse_runs_resume_to_the_same_bits_and_evaluate(
     run_sequence: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

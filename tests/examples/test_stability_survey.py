@@ -32,6 +32,7 @@ def run_survey(
     return functools.partial(run_main, stability_survey.main)
 
 
+@pytest.mark.slow
 def test_the_known_counterexample() -> None:
     """n = 1, wr = -1, d = w = 1, c = 1/2 has a fixed point, but no stable one."""
     one = torch.ones(2, 1, dtype=DOUBLE)
@@ -39,6 +40,7 @@ def test_the_known_counterexample() -> None:
     assert classify(circuit).tolist() == [Verdict.UNSTABLE] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("singular_value", [1.0, 2.0])
 def test_verdicts_with_one_neuron_are_those_of_the_theory(singular_value: float) -> None:
     """For n = 1 all fixed points are known in closed form."""
@@ -56,6 +58,7 @@ def test_verdicts_with_one_neuron_are_those_of_the_theory(singular_value: float)
     assert 100 < int((~expected).sum()) < 2_000
 
 
+@pytest.mark.slow
 def test_no_steady_state() -> None:
     """Without recurrence and with w d^2 > 1 there is no fixed point: a grows without end."""
     zero = torch.zeros(2, 1, 1, dtype=DOUBLE)
@@ -63,6 +66,7 @@ def test_no_steady_state() -> None:
     assert classify(circuit).tolist() == [Verdict.NO_STEADY_STATE] * 2
 
 
+@pytest.mark.slow
 def test_a_circuit_that_is_hard_to_explain_has_an_unstable_fixed_point() -> None:
     """Found by least squares where Newton's method from trajectories finds nothing."""
     circuit = Condition(10, "positive definite", 3.0).draw(500, 1)
@@ -86,6 +90,7 @@ def test_conditions_draw_what_they_say(weights: conditions.Weights) -> None:
     assert (circuit.inhibitory_drive < 0.01).all()
 
 
+@pytest.mark.slow
 def test_survey_and_resume(run_survey: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     """A survey that lost blocks is completed to the same counts."""
     arguments = ("--sizes", 1, 2, "--circuits", 10, "--out", tmp_path / "a")
@@ -106,6 +111,7 @@ def test_survey_and_resume(run_survey: Callable[..., tuple[int, str, str]], tmp_
     assert sum(cell[str(kind)] for cell in counts for kind in Verdict) == 320
 
 
+@pytest.mark.slow
 def test_two_processes_count_the_same(
     run_survey: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
@@ -144,6 +150,7 @@ def test_refusals(
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_an_existing_folder_and_another_survey_are_refused(
     run_survey: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
@@ -199,6 +206,7 @@ class TestGradientSearch:
         assert circuit.rectified == family.rectified
         assert bool((circuit.tau_y == 1).all()) != family.free_times
 
+    @pytest.mark.slow
     def test_it_finds_counterexamples_with_one_neuron_and_none_where_none_are(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -234,6 +242,7 @@ class TestGradientSearch:
             ]
             torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)
 
+    @pytest.mark.slow
     def test_command(
         self,
         run_survey: Callable[..., tuple[int, str, str]],

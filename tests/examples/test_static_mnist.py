@@ -34,6 +34,7 @@ def weights(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(finished / "model.safetensors", tmp_path / "weights.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_does_and_leaves_its_files(
     run_static: Run, images: Path, tmp_path: Path
 ) -> None:
@@ -68,6 +69,7 @@ def test_a_run_says_what_it_does_and_leaves_its_files(
         assert all(math.isfinite(entry[key]) for entry in metrics["history"])
 
 
+@pytest.mark.slow
 def test_the_baseline_has_no_eigenvalues(run_static: Run, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     status, output, _ = run_static(
@@ -81,6 +83,7 @@ def test_the_baseline_has_no_eigenvalues(run_static: Run, images: Path, tmp_path
     assert not (out / "eigenvalues.png").exists()
 
 
+@pytest.mark.slow
 def test_the_two_layers_are_reported_apart(run_static: Run, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     status, output, _ = run_static(
@@ -119,6 +122,7 @@ def test_scores_do_not_depend_on_the_way_to_them(name: static_mnist.ModelName) -
         torch.testing.assert_close(model.readout(last), scores)
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_test(run_static: Run, shared_images: Path, finished: Path) -> None:
     accuracy = json.loads((finished / "metrics.json").read_text())["test_accuracy"]
     status, output, _ = run_static(
@@ -142,6 +146,7 @@ def test_shipped_weights_say_their_options(name: str) -> None:
         assert torch.equal(saved[f"layers.{number}._extra_state"], layer.get_extra_state())
 
 
+@pytest.mark.slow
 def test_evaluate_finds_shipped_weights_by_name(
     run_static: Run, shared_images: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +157,7 @@ def test_evaluate_finds_shipped_weights_by_name(
     assert "50-50.safetensors: model 50:50, trained on mnist-600-100" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -169,6 +175,7 @@ def test_evaluate_compares_what_can_be_compared(
     assert message in output
 
 
+@pytest.mark.slow
 def test_a_run_without_a_steady_state_says_so(
     run_static: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 from _compilation import COMPILER, H100_SHARED_MEMORY, MEASURED, Program, compile_for_gpu
 from _kernels import KERNELS
 
-pytestmark = [KERNELS, MEASURED]
+pytestmark = [KERNELS, MEASURED, pytest.mark.slow]
 
 # What a call of the division in double precision takes, by the compiler.
 CALL = {"3.6": 24, "3.8": 24}.get(COMPILER, 0)

@@ -42,6 +42,7 @@ def clustered(n: int, gap: float) -> Tensor:
 
 
 class TestBound:
+    @pytest.mark.slow
     @pytest.mark.parametrize("bound", [0.5, 3.0])
     @pytest.mark.parametrize(
         "weight",

@@ -52,6 +52,7 @@ def gradients(state: SteadyState, leaves: Sequence[Tensor], seed: int = 0) -> tu
     return torch.autograd.grad((v * state.y + u * state.a).sum(), leaves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize(
     ("batch", "n", "shared"), [(1, 1, True), (7, 5, False), (9, 16, True), (3, 33, False)]
@@ -86,6 +87,7 @@ def test_states_and_gradients_against_float64(
         close(one.flatten(), other.flatten(), 1e-4)
 
 
+@pytest.mark.slow
 def test_as_many_iterations_as_torch() -> None:
     circuit = Circuit(**arguments(5, 16))
     found = circuit.steady_state(backend="cuda")
@@ -95,6 +97,7 @@ def test_as_many_iterations_as_torch() -> None:
     assert found.status.dtype == found.iterations.dtype == torch.int64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recurrence", ["spectral", "unconstrained"])
 @pytest.mark.parametrize("input_gain", ["attention", "tied"])
 def test_the_layer(recurrence: str, input_gain: str) -> None:
@@ -120,6 +123,7 @@ def test_the_layer(recurrence: str, input_gain: str) -> None:
         close(one.flatten(), other.flatten(), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), (2, 1)])
 def test_leading_dimensions(shape: tuple[int, ...]) -> None:
     given = random_parameters(shape, 5, dtype=torch.float32)
@@ -148,6 +152,7 @@ def test_zero_drive() -> None:
     torch.testing.assert_close(state.a, given["inhibitory_drive"].expand(3, 9))
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_their_neighbours() -> None:
     given = arguments(6, 9)
     alone = {**given, "input_drive": given["input_drive"][2:3]}
@@ -161,6 +166,7 @@ def test_samples_do_not_depend_on_their_neighbours() -> None:
 
 
 class TestWhatTheKernelsLeaveOpen:
+    @pytest.mark.slow
     def test_circuits_without_a_steady_state(self) -> None:
         """The counterexample beside circuits that settle."""
         one = torch.ones(1, 1, device=DEVICE)
@@ -177,6 +183,7 @@ class TestWhatTheKernelsLeaveOpen:
         assert gradient[1] == 0
         torch.testing.assert_close(gradient, expected_gradient)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("factor", [-1.0, 2.0])
     @pytest.mark.parametrize("n", [3, 16])
     def test_hard_circuits_end_as_with_torch(self, n: int, factor: float) -> None:
@@ -208,6 +215,7 @@ class TestWhatTheKernelsLeaveOpen:
         assert (solution.status == Status.MAX_ITERATIONS).all()
         assert (solution.iterations == 1).all()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("n", [4, 16])
     def test_unstable_fixed_points_are_not_certified(self, n: int) -> None:
         """Two neurons that excite each other: y = 0 is a fixed point, and unstable."""
@@ -222,6 +230,7 @@ class TestWhatTheKernelsLeaveOpen:
         assert not settled.any()
         assert cuda.solve(problem, cuda.prepare(problem), TOL, 2e-6, 60, False)[1].all()
 
+    @pytest.mark.slow
     def test_slow_modes_are_recognized(self) -> None:
         """Some modes decay slowly: the filter leaves four of them, which the verdict looks at."""
         from deq_organics.steady_state.backends.triton import launch as cuda
@@ -241,6 +250,7 @@ class TestWhatTheKernelsLeaveOpen:
         assert (real > -0.11).all()
         assert settled.all()
 
+    @pytest.mark.slow
     def test_values_that_are_not_valid(self) -> None:
         layer = ORGaNICsDEQ(3, 5, "unconstrained", device=DEVICE, backend="cuda")
         x = torch.ones(4, 3, device=DEVICE)
@@ -254,6 +264,7 @@ class TestWhatTheKernelsLeaveOpen:
         with pytest.raises(ValueError, match="recurrent_weight: got 1 NaN"):
             layer(x)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "value"),
         [
@@ -275,6 +286,7 @@ class TestWhatTheKernelsLeaveOpen:
         with pytest.raises(ValueError, match=f"{name}: got a smallest value"):
             circuit.steady_state(backend="cuda")
 
+    @pytest.mark.slow
     def test_an_adjoint_that_stalls(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from deq_organics.steady_state.backends.triton import launch as steady_state
 
@@ -329,6 +341,7 @@ def test_reasons_of_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cpu == ("torch", "cuda does not support tensors on cpu, only on cuda")
 
 
+@pytest.mark.slow
 def test_transforms_are_left_to_torch() -> None:
     given = arguments(2, 3)
     seen = []

@@ -164,6 +164,7 @@ def _breakages() -> list[tuple[str, str]]:
 class TestTheFamilies:
     """Each is used where it is right; auto leaves a wrong or broken one, and says why."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("kind", "told"), _breakages())
     def test_steady_state(self, kind: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
         from deq_organics.steady_state.backends.triton import self_check
@@ -184,6 +185,7 @@ class TestTheFamilies:
         expected = circuit().steady_state(backend="torch")
         assert torch.equal(circuit().steady_state().y, expected.y)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("kind", "told"), _breakages())
     def test_the_adjoint_counts_where_gradients_are_asked(
         self, kind: str, told: str, monkeypatch: pytest.MonkeyPatch
@@ -235,6 +237,7 @@ class TestTheFamilies:
         with pytest.raises(RuntimeError, match="for the input drive"):
             insisting(x)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("wrong", ["run_forward", "run_backward"])
     @pytest.mark.parametrize(("kind", "told"), _breakages())
     def test_sequences(
@@ -268,16 +271,19 @@ class TestTheFamilies:
 class TestRightKernels:
     """Under the interpreter they are right, and pass."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("n", "rectified"), [(1, False), (5, True), (17, False)])
     def test_steady_state(self, n: int, rectified: bool) -> None:
         one = torch.zeros(1, n, device=DEVICE)
         assert steady_state_failure(one, rectified, differentiated=True) is None
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("n", [1, 2, 16, 33])
     def test_parts(self, n: int) -> None:
         assert drive.self_check(torch.zeros(1, n, device=DEVICE)) is None
         assert singular_value.self_check(torch.zeros(n, n, device=DEVICE)) is None
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("n", "options"),
         [
@@ -351,6 +357,7 @@ class TestNamedBackends:
             assert (choice.backend.name, choice.reason) == (name, "named")
         assert not checks._RESULTS
 
+    @pytest.mark.slow
     def test_auto_launches(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The kernels that the tests above forbid are those that would run."""
         calls: Any = []
@@ -362,6 +369,7 @@ class TestNamedBackends:
         ORGaNICsDEQ(3, 2, device=DEVICE)(torch.rand(2, 3, device=DEVICE))
         assert len(set(calls)) == 2
 
+    @pytest.mark.slow
     def test_backend_for_tells_of_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         x = torch.rand(2, 3, device=DEVICE)
         with warnings.catch_warnings():
@@ -373,6 +381,7 @@ class TestNamedBackends:
         assert "its singular-value bound by cuda (first choice)" in choice.reason
         assert ORGaNICsDEQ(3, 2, device=DEVICE).backend_for(x) == ("cuda", "first choice")
 
+    @pytest.mark.slow
     def test_backend_for_tells_of_a_bound_too_large_for_its_kernel(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -60,6 +60,7 @@ def exact(field: Field, time: float, span: float) -> Tensor:
     return torch.stack([torch.from_numpy(end) for end in ends])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_orders(name: str) -> None:
     """Halving a step divides each error by two to the power of its order, at least nearly."""
@@ -115,6 +116,7 @@ def control(size: int, **options: Any) -> StepControl:
     return StepControl(1e-6, 1e-8 * ones, ones, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].error_order])
 def test_each_sample_ends_as_it_must(name: str) -> None:
     """The first two blow up (at t = 2 and 5), the third grows, the fourth decays."""
@@ -149,6 +151,7 @@ def test_steps_that_vanish_where_nothing_diverges() -> None:
     assert found.states[1].isnan().all()
 
 
+@pytest.mark.slow
 def test_steps_are_counted() -> None:
     field = Growth(vector((-1e4,), (-1.0,)), vector((1.0,), (1.0,)))
     start, grid = torch.ones(2, 1, dtype=DOUBLE), vector(0.0, 1.0, 10.0)

@@ -16,7 +16,6 @@ from deq_organics import (
     Circuit,
     SteadyState,
     SteadyStateWarning,
-    check_stability,
     cross_spectrum,
     fixed_points_2d,
     stationary_covariance,
@@ -76,6 +75,7 @@ def test_an_inhibitory_neuron_lags_as_a_low_pass_filter() -> None:
     torch.testing.assert_close(found.coherence(), torch.ones(9, 2, 2, dtype=DOUBLE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
 def test_at_zero_frequency_it_is_the_steady_state_s_derivative(
     exponent: float, rectified: bool
@@ -136,6 +136,7 @@ def test_the_spectrum_integrates_to_the_covariance() -> None:
     torch.testing.assert_close(integral, expected + 0j, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize("n", [1, 4, 20])
 def test_covariance_agrees_with_scipy(n: int, scale: float) -> None:
@@ -276,6 +277,7 @@ def as_function(
 QUANTITIES = [cross_spectrum, stationary_covariance]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantity", QUANTITIES)
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
 def test_gradcheck(quantity: Callable[..., Any], exponent: float, rectified: bool) -> None:
@@ -283,6 +285,7 @@ def test_gradcheck(quantity: Callable[..., Any], exponent: float, rectified: boo
     assert gradcheck(function, leaves, fast_mode=exponent != 2.0 or rectified)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_gradcheck_without_recurrent_weights(quantity: Callable[..., Any]) -> None:
     function, leaves = as_function(quantity, identity=True)
@@ -303,6 +306,7 @@ def test_silent_neurons_have_finite_gradients(rectified: bool) -> None:
     assert grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_under_torch_func() -> None:
     circuit = some_circuit((4,))
     frequency = FREQUENCY[:2]
@@ -337,61 +341,3 @@ def test_single_and_half_precision() -> None:
         torch.testing.assert_close(stationary_covariance(single, noise_a=0.2), covariance)
         again = cross_spectrum(single, FREQUENCY.float(), noise_a=0.2)
     torch.testing.assert_close(again.density, found.density)
-
-
-def test_circuits_without_a_steady_state_are_nan(counterexample: Callable[..., Circuit]) -> None:
-    """One bad circuit changes no other, and has no gradient; they share their weights."""
-    bad = counterexample()
-    drive = torch.cat([bad.input_drive, vector((0.1,))]).requires_grad_()
-    wr, w = bad.recurrent_weight.clone().requires_grad_(), POOL[:1, :1].clone().requires_grad_()
-    circuit = Circuit(drive, 0.5, wr, w)
-    with pytest.warns(SteadyStateWarning, match=r"1 of 2 circuits \(1: no steady state; 0"):
-        density = cross_spectrum(circuit, FREQUENCY, noise_a=0.1).density
-    with pytest.warns(SteadyStateWarning, match="no steady state"):
-        state = circuit.steady_state(tol=1e-13)
-    with pytest.warns(SteadyStateWarning):
-        covariance = stationary_covariance(circuit, state=state)
-    with pytest.warns(SteadyStateWarning):
-        assert transfer_function(circuit, FREQUENCY, state=state)[0].isnan().all()
-    assert density[0].isnan().all()
-    assert covariance[0].isnan().all()
-    good = Circuit(drive[1], 0.5, wr, w)
-    alone = cross_spectrum(good, FREQUENCY, noise_a=0.1).density
-    torch.testing.assert_close(density[1], alone)
-    total = density[1].real.sum() + covariance[1].sum()
-    expected = alone.real.sum() + stationary_covariance(good).sum()
-    found = torch.autograd.grad(total, (drive, wr, w))
-    for one, other in zip(found, torch.autograd.grad(expected, (drive, wr, w)), strict=True):
-        torch.testing.assert_close(one, other)
-
-
-@pytest.mark.parametrize("on_failure", ["warn", "ignore"])
-@pytest.mark.filterwarnings("ignore:no steady state")
-def test_a_given_state_that_is_none_is_nan(
-    counterexample: Callable[..., Circuit], on_failure: str
-) -> None:
-    circuit = counterexample(2)
-    state = circuit.steady_state(on_failure=on_failure)
-    with pytest.warns(SteadyStateWarning, match=r"2 of 2 circuits \(2: no steady"):
-        found = cross_spectrum(circuit, FREQUENCY, state=state)
-    assert found.power.isnan().all()
-    assert found.coherence().isnan().all()
-    assert found.phase().isnan().all()
-    assert "without a stable steady state: 2" in str(found)
-
-
-def test_an_unstable_fixed_point_is_nan() -> None:
-    """With ``wr = 2`` Eq. 16 has three fixed points here, of which one is stable."""
-    one = torch.ones(1, 1, dtype=DOUBLE)
-    circuit = Circuit(torch.full((3, 1), 0.1, dtype=DOUBLE), 0.01, 2.0 * one, one)
-    points = fixed_points_2d(circuit)
-    y, a = points.y[0].unsqueeze(-1), points.a[0].unsqueeze(-1)
-    torch.testing.assert_close(circuit.vector_field(y, a)[0], torch.zeros_like(y))
-    good = torch.ones(3, dtype=torch.bool)
-    state = SteadyState(y, a, y.relu() ** 2, good, 0.0 * y[:, 0], good.int(), good.int())
-    stable = check_stability(circuit, state).stable
-    assert int(stable.sum()) == 1
-    with pytest.warns(SteadyStateWarning, match=r"2 of 3 circuits \(0: .*; 2: an unstable"):
-        found = cross_spectrum(circuit, FREQUENCY, state=state)
-    assert torch.equal(found.power.isnan().all(-1).all(-1), ~stable)
-    assert torch.equal(found.power.isnan().any(-1).any(-1), ~stable)

@@ -142,11 +142,13 @@ def theory(name: str, circuit: Circuit | None = None, **changes: Any) -> CrossSp
     return cross_spectrum(circuit or experiment.circuit, estimate(name)[0], **noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_simulated_circuits_have_these_spectra(name: str) -> None:
     assert deviations(estimate(name)[1], theory(name).density.numpy()).max() < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_band_rejects_wrong_spectra(name: str) -> None:
     mean, (circuit, noise_y, *_) = estimate(name)[1], EXPERIMENTS[name]
@@ -160,6 +162,7 @@ def test_the_band_rejects_wrong_spectra(name: str) -> None:
     assert min(found.values()) > 1, found
 
 
+@pytest.mark.slow
 def test_the_circuits_are_what_they_are_called() -> None:
     def eigenvalues(name: str) -> Tensor:
         circuit = EXPERIMENTS[name].circuit
@@ -173,6 +176,7 @@ def test_the_circuits_are_what_they_are_called() -> None:
     assert (power.amax(0) > 1.2 * power[0]).all()
 
 
+@pytest.mark.slow
 def test_summary() -> None:
     found = theory("resonant")
     text = str(found)

@@ -10,6 +10,7 @@ from _circuits import DOUBLE, MODELS
 from deq_organics import Circuit, simulate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
 def test_it_converges_to_the_steady_state(
     parameters: Callable[..., dict[str, Any]], exponent: float, rectified: bool
@@ -64,6 +65,7 @@ def test_it_differentiates(parameters: Callable[..., dict[str, Any]]) -> None:
     assert all((g != 0).any() for g in grads)
 
 
+@pytest.mark.slow
 def test_other_methods(circuit: Callable[..., Circuit]) -> None:
     batch = circuit((2,), 2)
     t = torch.linspace(0, 1, 101)

@@ -48,6 +48,7 @@ def compare(
         assert error <= segment_tolerance, name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("variant", [{}, *VARIANTS])
@@ -59,6 +60,7 @@ def test_fused_equals_reference(
     compare(ORGaNICsRNN(3, 6, **FAST, **{**variant, **model}), steps=7, batch=5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("model", MODELS)
 def test_fused_equals_reference_over_a_long_sequence(model: dict[str, Any]) -> None:
@@ -66,6 +68,7 @@ def test_fused_equals_reference_over_a_long_sequence(model: dict[str, Any]) -> N
     compare(rnn, steps=784, batch=8, state=rnn.draw_state(8))
 
 
+@pytest.mark.slow
 def test_single_precision_keeps_the_digits_of_small_steps() -> None:
     """784 steps against double precision, no worse than autograd, which adds increments to y."""
     rnn = ORGaNICsRNN(1, 16, backend="fused")
@@ -89,6 +92,7 @@ def test_single_precision_keeps_the_digits_of_small_steps() -> None:
         assert errors[0][name] <= 2 * errors[1][name] + 1e-7, name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("backend", BOTH)
 @pytest.mark.parametrize("options", [*MODELS, *VARIANTS])
@@ -189,6 +193,7 @@ def test_auto_prefers_fused_and_says_why_not() -> None:
     assert "fused does not support torch.bfloat16" in choice.reason
 
 
+@pytest.mark.slow
 def test_auto_falls_back_under_transforms() -> None:
     rnn = ORGaNICsRNN(2, 3, dtype=torch.float64)
     x = torch.rand(5, 4, 1, 2, dtype=torch.float64)

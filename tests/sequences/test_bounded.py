@@ -69,6 +69,7 @@ def corners(bound: State, count: int, n: int, signs: Tensor) -> State:
     return State(y * signs, a * signs.flip(0), b, b0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("sigma", [0.2, 1.0, 3.0])
@@ -122,6 +123,7 @@ def test_the_conditions_of_the_theorem_hold_for_any_parameters(model: dict[str, 
             assert (step <= cell.max_steps[name]).all()
 
 
+@pytest.mark.slow
 def test_the_bound_is_of_the_size_of_what_is_reached() -> None:
     cell = bounded(1, 2, rectified=False, **FAST)
     with torch.no_grad():
@@ -137,6 +139,7 @@ def test_the_bound_is_of_the_size_of_what_is_reached() -> None:
     assert state.y.min() > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_smallest_steps_and_the_longest_sequences_in_single_precision(backend: str) -> None:
     rnn = ORGaNICsRNN(
@@ -164,6 +167,7 @@ def test_smallest_steps_and_the_longest_sequences_in_single_precision(backend: s
         assert part.abs().max() <= top
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readout", ["y", "rates"])
 def test_layers_of_bounded_cells_are_bounded(readout: str) -> None:
     rnn = ORGaNICsRNN(
@@ -197,6 +201,7 @@ def test_backends_agree_on_bounded_cells(model: dict[str, Any]) -> None:
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.03, 0.1])
 @pytest.mark.parametrize("seed", range(3))
 def test_training_stays_finite_and_within_the_bound(rate: float, seed: int) -> None:

@@ -31,6 +31,7 @@ PROGRAMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "strict", "with_state"), PROGRAMS)
 def test_an_exported_program_gives_the_same(
     options: dict[str, Any], strict: bool, with_state: bool
@@ -63,6 +64,7 @@ def test_an_exported_program_gives_the_same(
         torch.testing.assert_close(grads[name], known)
 
 
+@pytest.mark.slow
 def test_the_batch_of_an_exported_program_may_be_dynamic() -> None:
     rnn, batch = ORGaNICsRNN(3, 5, 2), torch.export.Dim("batch", min=2, max=64)
     arguments = (torch.rand(2, 3, 3), tuple(rnn.draw_state(3)))
@@ -73,12 +75,14 @@ def test_the_batch_of_an_exported_program_may_be_dynamic() -> None:
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.slow
 def test_the_steps_of_an_exported_program_are_those_of_the_example() -> None:
     rnn, steps = ORGaNICsRNN(3, 5), torch.export.Dim("steps", min=2, max=64)
     with pytest.raises(Exception, match="specialized it to be a constant"):
         torch.export.export(rnn, (torch.rand(2, 3, 3),), dynamic_shapes={"x": {0: steps}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_packed_sequences_are_not_exported(strict: bool) -> None:
     packed = nn.utils.rnn.pack_sequence([torch.rand(3, 3), torch.rand(2, 3)])
@@ -86,6 +90,7 @@ def test_packed_sequences_are_not_exported(strict: bool) -> None:
         torch.export.export(ORGaNICsRNN(3, 5), (packed,), strict=strict)
 
 
+@pytest.mark.slow
 def test_a_backend_that_cannot_be_exported_says_so() -> None:
     rnn = ORGaNICsRNN(3, 5, backend="fused")
     with pytest.raises(RuntimeError, match=r"'fused', which does not support torch\.export"):
@@ -119,6 +124,7 @@ def _compiler() -> Iterator[None]:
 
 
 # Dynamo looks at the gradients of the state that is handed over.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.usefixtures("_compiler")
 def test_a_compiled_model_gives_the_same() -> None:
@@ -136,12 +142,14 @@ def test_a_compiled_model_gives_the_same() -> None:
     torch.testing.assert_close(program(x), model(x))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_compiler")
 def test_one_graph_for_all_is_refused_with_the_reason() -> None:
     with pytest.raises(Exception, match="would unroll the whole sequence"):
         torch.compile(Classifier(), backend="eager", fullgraph=True)(torch.rand(3, 6, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_compiler")
 @pytest.mark.parametrize("options", [{"dtype": torch.bfloat16}, {"recurrence": "spectral"}])
 def test_a_cell_is_one_graph(options: dict[str, Any]) -> None:

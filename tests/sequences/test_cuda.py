@@ -82,6 +82,7 @@ def compare(
         assert relative_error(gradient, expected_gradients[name]) <= gradient_bar, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_the_reference(model: dict[str, Any], variant: dict[str, Any]) -> None:
@@ -89,6 +90,7 @@ def test_equals_the_reference(model: dict[str, Any], variant: dict[str, Any]) ->
 
 
 # Each padded size, a whole tile of samples and less or more than one, one step, one neuron.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("units", "steps", "batch"),
     [(1, 1, 1), (16, 3, 8), (20, 1, 9), (64, 3, 1), (100, 2, 3), (128, 2, 8), (130, 2, 3)],
@@ -97,6 +99,7 @@ def test_sizes(units: int, steps: int, batch: int) -> None:
     compare(ORGaNICsRNN(2, units, **FAST), steps, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("units", [64, 128, 200] if ON_GPU else [10])
 def test_a_long_sequence(units: int) -> None:
     rnn = ORGaNICsRNN(1, units)
@@ -104,6 +107,7 @@ def test_a_long_sequence(units: int) -> None:
     compare(rnn, 784, batch, rnn.draw_state(batch), output_bar=2e-6, gradient_bar=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.0, -0.5])
 def test_gradient_where_the_inhibition_is_silent(value: float) -> None:
     rnn = ORGaNICsRNN(2, 4, **FAST)
@@ -111,6 +115,7 @@ def test_gradient_where_the_inhibition_is_silent(value: float) -> None:
     compare(rnn, steps=4, batch=3, state=state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["output", "y", "a", "b", "b0"])
 def test_gradient_of_one_result_alone(keep: str) -> None:
     rnn = ORGaNICsRNN(2, 4, device=DEVICE, **FAST)
@@ -126,6 +131,7 @@ def test_gradient_of_one_result_alone(keep: str) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_backward_twice_over_one_graph() -> None:
     rnn = ORGaNICsRNN(2, 4, backend="cuda", device=DEVICE)
     loss = rnn(torch.rand(3, 3, 2, device=DEVICE))[0].square().sum()
@@ -135,6 +141,7 @@ def test_backward_twice_over_one_graph() -> None:
         torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gains", ["dynamic", "fixed"])
 @pytest.mark.parametrize("span", [1, 36, 1 << 25])
 def test_without_gradients_the_numbers_are_the_same(
@@ -150,6 +157,7 @@ def test_without_gradients_the_numbers_are_the_same(
         torch.testing.assert_close(value, reference, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_the_state_given_is_not_changed() -> None:
     rnn = ORGaNICsRNN(2, 4, backend="cuda", device=DEVICE)
     state = rnn.draw_state(3)
@@ -226,6 +234,7 @@ def test_a_gpu_takes_the_kernels() -> None:
     assert choice.reason == "first choice"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("units", [16, 32, 64, 128, 256])
 @pytest.mark.parametrize(("shared", "smallest"), [(101376, 2), (166912, 2), (232448, 3)])
 def test_tiles_fit_into_shared_memory(
@@ -302,6 +311,7 @@ def program(
     return Program("recurrent.backends.cuda._kernels", kernel, types, constants, warps)
 
 
+@pytest.mark.slow
 @MEASURED
 def test_the_kernels_compile_for_a_gpu() -> None:
     programs = [

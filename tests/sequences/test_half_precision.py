@@ -35,6 +35,7 @@ def in_double(rnn: Module) -> Module:
     return copy.deepcopy(rnn).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES)
 def test_a_thousand_steps(dtype: torch.dtype) -> None:
     rnn, x = ORGaNICsRNN(3, 32, dtype=dtype), torch.rand(1000, 4, 3).to(dtype)
@@ -52,6 +53,7 @@ def test_a_thousand_steps(dtype: torch.dtype) -> None:
     assert error(last.a, last_expected.a) < error(cell, cell_expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES)
 def test_the_cell_in_a_loop(dtype: torch.dtype) -> None:
     cell, x = ORGaNICsCell(3, 16, dtype=dtype), torch.rand(300, 2, 3).to(dtype)
@@ -64,6 +66,7 @@ def test_the_cell_in_a_loop(dtype: torch.dtype) -> None:
         assert error(got, expected) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("options", OPTIONS)
 def test_results_and_gradients(backend: str, dtype: torch.dtype, options: dict[str, Any]) -> None:
@@ -96,6 +99,7 @@ def test_results_and_gradients(backend: str, dtype: torch.dtype, options: dict[s
             assert got.norm() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES)
 def test_a_sequence_in_pieces_is_the_sequence(dtype: torch.dtype) -> None:
     rnn, x = ORGaNICsRNN(3, 8, 2, dtype=dtype), torch.rand(60, 2, 3).to(dtype)
@@ -109,6 +113,7 @@ def test_a_sequence_in_pieces_is_the_sequence(dtype: torch.dtype) -> None:
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES)
 def test_an_orthogonal_start_is_within_its_bound(dtype: torch.dtype) -> None:
     """Rounding of its entries takes it above 1, by more than what is forgiven in float32."""
@@ -137,6 +142,7 @@ def test_states_of_both_types_are_taken_and_others_refused() -> None:
         single(x.float(), state._replace(a=state.a.bfloat16()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [*HALVES, torch.float32])
 def test_autocast(backend: str, dtype: torch.dtype) -> None:
     rnn = ORGaNICsRNN(3, 5, backend=backend, dtype=dtype, device=DEVICE)
@@ -165,6 +171,7 @@ def test_autocast_takes_inputs_and_states_of_its_own_type() -> None:
     torch.testing.assert_close(output, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES)
 def test_training_and_trajectories(dtype: torch.dtype) -> None:
     rnn = ORGaNICsRNN(1, 8, dtype=dtype, recurrence="spectral", max_step_y=0.2, max_step_a=0.1)

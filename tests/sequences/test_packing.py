@@ -37,6 +37,7 @@ def weighted_gradients(results: Sequence[Tensor], leaves: Sequence[Tensor]) -> t
     return torch.autograd.grad(total, leaves, materialize_grads=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_each_sequence_is_as_if_it_were_alone(backend: str, seed: int) -> None:
     draw = random.Random(seed)

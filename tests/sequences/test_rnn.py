@@ -91,6 +91,7 @@ def test_state_dict_device_and_dtype() -> None:
     assert ORGaNICsRNN(3, 5, device="meta").cells[0].input_weight.is_meta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_training_lowers_a_loss_without_clipping(backend: str) -> None:
     rnn = ORGaNICsRNN(1, 8, backend=backend, max_step_y=0.2, max_step_a=0.1)
@@ -144,6 +145,7 @@ def test_repr_names_what_is_not_default() -> None:
     rnn.reset_parameters()
 
 
+@pytest.mark.slow
 def test_inference_mode(backend: str) -> None:
     rnn, x = ORGaNICsRNN(3, 5, 2, backend=backend), torch.rand(2, 3, 3)
     expected, _ = rnn(x)

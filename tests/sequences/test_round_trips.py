@@ -47,6 +47,7 @@ def run(rnn: ORGaNICsRNN) -> Tensor:
     return torch.cat([output.flatten(), *(part.flatten() for part in state)]).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [1, 2])
 def test_combinations_through_meta_state_dict_and_copies(layers: int) -> None:
     for seed, options in enumerate(random.Random(layers).sample(COMBINATIONS, 12)):
@@ -66,6 +67,7 @@ def test_combinations_through_meta_state_dict_and_copies(layers: int) -> None:
             torch.testing.assert_close(run(twin), run(rnn), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"recurrence": "spectral", "learn_time_constants": False}])
 @pytest.mark.parametrize("kind", [ORGaNICsCell, ORGaNICsRNN])
 def test_meta_by_each_of_torchs_ways(kind: type[Any], options: dict[str, Any]) -> None:
@@ -87,6 +89,7 @@ def test_meta_by_each_of_torchs_ways(kind: type[Any], options: dict[str, Any]) -
     assert_equal_modules(assigned, expected)
 
 
+@pytest.mark.slow
 def test_shapes_on_meta() -> None:
     rnn = ORGaNICsRNN(3, 5, 2, device="meta")
     output, state = rnn(torch.empty(6, 2, 3, device="meta"), rnn.draw_state(2))
@@ -95,6 +98,7 @@ def test_shapes_on_meta() -> None:
     assert state.b0.shape == (2, 2, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_a_default_device_of_their_own(backend: str) -> None:
     """Modules on the CPU work whatever the default device is."""
@@ -157,6 +161,7 @@ DIFFERENT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("saved", "here", "message"), DIFFERENT)
 def test_weights_of_another_function_are_refused(
     saved: dict[str, Any], here: dict[str, Any], message: str

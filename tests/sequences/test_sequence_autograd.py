@@ -75,6 +75,7 @@ def reentrant(rnn: ORGaNICsRNN, x: Tensor) -> tuple[Tensor, State]:
     return output, State(*state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
     [
@@ -94,6 +95,7 @@ def test_checkpoints_and_hooks_change_nothing(backend: str, way: Callable[..., A
         torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_pieces(backend: str) -> None:
     """Each piece of a long sequence kept by its first state alone."""
     rnn, x = example(backend)
@@ -109,6 +111,7 @@ def test_checkpoints_of_pieces(backend: str) -> None:
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_nothing_stays_in_memory_after_backward(backend: str) -> None:
     rnn, x = example(backend)
     hidden = x * 2
@@ -122,6 +125,7 @@ def test_nothing_stays_in_memory_after_backward(backend: str) -> None:
     assert output.requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Anomaly Detection:UserWarning")
 def test_backward_may_run_where_anomalies_are_detected(backend: str) -> None:
     rnn, x = example(backend)
@@ -131,6 +135,7 @@ def test_backward_may_run_where_anomalies_are_detected(backend: str) -> None:
         torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_changed_output_is_an_error_and_no_wrong_gradient(backend: str) -> None:
     rnn, x = example(backend)
     output, _ = rnn(x)
@@ -143,6 +148,7 @@ def test_a_changed_output_is_an_error_and_no_wrong_gradient(backend: str) -> Non
             output.sum().backward()
 
 
+@pytest.mark.slow
 def test_batched_gradients_point_to_the_reference(backend: str) -> None:
     rnn, x = example(backend)
 
@@ -168,6 +174,7 @@ def test_batched_gradients_point_to_the_reference(backend: str) -> None:
     torch.testing.assert_close(jacobian(), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("options", OPTIONS)
 def test_transforms_of_torch_func(options: dict[str, Any]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = ("--hidden-sizes", "4", "--steps", "5", "--batch", "3", "--rounds", "2")
 

@@ -93,6 +93,7 @@ def derivatives(
     return values, dict(zip(leaves, found, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_results_and_gradients_are_those_of_a_plain_loop(backend: str, seed: int) -> None:
     draw = random.Random(seed)
@@ -171,6 +172,7 @@ def test_input_gradient_of_an_encoder_with_batch_first() -> None:
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_cell_and_trajectory() -> None:
     cell, draw = ORGaNICsCell(3, 4, dtype=torch.float64), random.Random(0)
     x, state = torch.rand(6, 2, 3).double(), State(*torch.rand(4, 2, 4).double())

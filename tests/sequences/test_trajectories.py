@@ -133,6 +133,7 @@ def test_divergence_is_reported_and_costs_no_error() -> None:
     assert "the state is not finite" in str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rectified", [True, False])
 def test_cells_of_the_recipe_stay_bounded(rectified: bool) -> None:
     cell = ORGaNICsCell(2, 16, rectified=rectified)

@@ -19,6 +19,7 @@ def leading(circuit: Circuit, state: SteadyState) -> Tensor:
     return torch.from_numpy(first.real + 1j * np.abs(first.imag))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
 @pytest.mark.parametrize("recurrence", RECURRENCES)
 def test_agrees_with_dense_eigenvalues(
@@ -39,6 +40,7 @@ def test_agrees_with_dense_eigenvalues(
     assert found.dtype == torch.complex128
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 10, 80])
 def test_sizes(circuit: Callable[..., Circuit], n: int) -> None:
     batch = circuit((70 if n < 80 else 3,), n)
@@ -78,6 +80,7 @@ def test_theorem_4_4(parameters: Callable[..., dict[str, Any]]) -> None:
     assert float(report.margin) == pytest.approx(-max(np.real(known)), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given_state", [False, True])
 def test_circuits_without_a_steady_state(
     counterexample: Callable[..., Circuit], given_state: bool
@@ -91,6 +94,7 @@ def test_circuits_without_a_steady_state(
     assert "without steady state: 2" in str(report)
 
 
+@pytest.mark.slow
 def test_an_unstable_fixed_point_is_called_unstable() -> None:
     """Algorithm 1 does not ask whether its fixed point is stable; the checker does."""
     one = torch.ones(1, 1, dtype=DOUBLE)

@@ -168,6 +168,7 @@ def test_one_mode_is_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dissipates(problem, state.y, state.a).sum() < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("singular_value", [0.5, 1.0, 2.0])
 def test_the_rightmost_eigenvalue_is_found_or_nothing(singular_value: float) -> None:
     """Sizes at which the library would not ask for it."""
@@ -196,6 +197,7 @@ def test_a_guess_that_misses_the_leading_eigenvalue_proves_nothing() -> None:
         assert ((leading.real * unit - expected).abs()[proved] <= 1e-9).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 11, 12, 40])
 def test_a_circuit_is_judged_by_itself(n: int) -> None:
     given = random_parameters((30,), n, recurrence="per-circuit", singular_value=2.0)
@@ -231,6 +233,7 @@ def test_an_explicit_identity_is_proved_by_the_theorem(monkeypatch: pytest.Monke
         verdicts(Circuit(**{**given, "recurrent_weight": almost}).flatten(), y, a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 16, 64])
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
 def test_units_of_time_do_not_matter(n: int, scale: float) -> None:
@@ -245,6 +248,7 @@ def test_units_of_time_do_not_matter(n: int, scale: float) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 16, 64])
 @pytest.mark.parametrize("size", [1e-200, 1e-30, 1e30, 1e160, torch.inf, torch.nan])
 def test_states_out_of_range_are_not_called_stable_wrongly(n: int, size: float) -> None:

@@ -21,6 +21,7 @@ def compare(circuit: Circuit) -> int:
     return int((leading[clear] > 0).sum())
 
 
+@pytest.mark.slow
 def test_unstable_circuits_with_time_constants_over_three_decades() -> None:
     generator, n = torch.Generator().manual_seed(1), 48
 
@@ -34,6 +35,7 @@ def test_unstable_circuits_with_time_constants_over_three_decades() -> None:
     compare(Circuit(drive, 0.01, wr, uniform(n, n), tau_y, tau_a))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize("n", [1, 2, 11, 12, 13, 40, 63, 64, 65])
 def test_random_circuits(n: int, rectified: bool) -> None:

@@ -87,6 +87,7 @@ def assert_same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 
 
 class TestCheckpoint:
+    @pytest.mark.slow
     @pytest.mark.parametrize("second", [False, True])
     def test_without_reentry(self, layer: ORGaNICsDEQ, second: bool) -> None:
         expected = derivatives(layer, layer, second)
@@ -103,6 +104,7 @@ class TestCheckpoint:
             grads.append([leaf.grad, *(p.grad.clone() for p in layer.parameters())])
         assert_same(*grads)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("second", [False, True])
     def test_nested(self, layer: ORGaNICsDEQ, second: bool) -> None:
         model = nn.Sequential(nn.Linear(4, 4, dtype=DOUBLE), layer, nn.Tanh())
@@ -131,6 +133,7 @@ class TestCheckpoint:
         found = checkpoint(rates, *leaves, use_reentrant=False).square().sum()
         assert_same(torch.autograd.grad(found, leaves), expected)
 
+    @pytest.mark.slow
     def test_forward_mode(self, layer: ORGaNICsDEQ) -> None:
         x, tangent = torch.randn(2, 5, 4, dtype=DOUBLE)
         with torch.autograd.forward_ad.dual_level():
@@ -218,6 +221,7 @@ class TestRowsWithoutASteadyState:
         # The solver that gives up soonest.
         return Circuit(drive, 0.5, wr, w).steady_state("algorithm1", 1e-13, on_failure=on_failure)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("on_failure", ["warn", "ignore"])
     @pytest.mark.parametrize("second", [False, True])
     @pytest.mark.parametrize("output", ["y", "a", "rates"])
@@ -295,6 +299,7 @@ class TestRowsWithoutASteadyState:
 class TestNotFinite:
     """What comes in as NaN goes out as NaN, without a word about the circuit."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("value", [torch.nan, torch.inf])
     @pytest.mark.parametrize("second", [False, True])
     def test_cotangent(self, layer: ORGaNICsDEQ, value: float, second: bool) -> None:

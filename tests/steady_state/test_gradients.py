@@ -35,6 +35,7 @@ def as_function(
     return function, leaves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
 @pytest.mark.parametrize("recurrence", RECURRENCES)
 def test_gradcheck(
@@ -57,6 +58,7 @@ def test_second_derivatives(
     assert gradgradcheck(function, leaves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signs", [(1, 1, -1), (-1, -1, -1)])
 def test_gradcheck_with_silent_neurons(
     parameters: Callable[..., dict[str, Any]], signs: tuple[int, ...]
@@ -73,6 +75,7 @@ def test_gradcheck_with_silent_neurons(
     assert gradcheck(function, (drive, wr), check_forward_ad=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
 def test_agrees_with_an_unrolled_solve(
     parameters: Callable[..., dict[str, Any]], exponent: float, rectified: bool
@@ -98,6 +101,7 @@ def test_agrees_with_an_unrolled_solve(
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_agrees_with_the_ode(parameters: Callable[..., dict[str, Any]]) -> None:
     """A central difference of the trajectory's end point."""
     arguments = parameters((), 3)
@@ -158,6 +162,7 @@ def test_single_precision_is_close_to_double(parameters: Callable[..., dict[str,
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_failure", ["warn", "ignore"])
 @pytest.mark.filterwarnings("ignore::deq_organics.SteadyStateWarning")
 def test_a_failed_circuit_has_zero_gradient_and_spoils_no_other(on_failure: str) -> None:
@@ -175,6 +180,7 @@ def test_a_failed_circuit_has_zero_gradient_and_spoils_no_other(on_failure: str)
     torch.testing.assert_close(found[1], expected[1])
 
 
+@pytest.mark.slow
 def test_a_failed_circuit_has_zero_tangent() -> None:
     """Two copies of the counterexample side by side, and a circuit that settles."""
     eye = torch.eye(2, dtype=DOUBLE)

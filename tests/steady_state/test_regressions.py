@@ -44,6 +44,7 @@ def test_forward_ad_of_an_unbatched_circuit() -> None:
         Circuit(drive, 0.5, 0.3 * rand(3, 3), rand(3, 3)).steady_state()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_circuit_semisaturation", [False, True])
 @pytest.mark.parametrize("size", [2, 5, 16])
 def test_a_neighbour_changes_no_bit(size: int, per_circuit_semisaturation: bool) -> None:
@@ -66,6 +67,7 @@ def test_simple_fixed_point_iter() -> None:
     Circuit(rand(4, 3), 0.5, None, rand(3, 3)).steady_state("simple_fixed_point_iter")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS[2:5])
 def test_torchdeq_counterexample_beside_good_ones(solver: str) -> None:
     d = torch.full((4, 1), 0.1, dtype=D)
@@ -80,6 +82,7 @@ def test_anderson_survives_a_singular_system() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recurrence", [None, 0.5 * torch.eye(2)])
 @pytest.mark.parametrize("size", [1e15, 1e20])
 def test_overflow_is_not_called_converged(recurrence: Tensor | None, size: float) -> None:
@@ -142,6 +145,7 @@ def test_autocast_does_not_reach_the_equations() -> None:
     )
 
 
+@pytest.mark.slow
 def test_converged_means_within_tol() -> None:
     g = torch.Generator().manual_seed(0)
     wr = torch.randn(500, 3, 3, generator=g)
@@ -159,6 +163,7 @@ def test_large_and_small_inputs_count() -> None:
     torch.testing.assert_close(layer.circuit(1e-30 * x).input_drive.norm() > 0, torch.tensor(True))
 
 
+@pytest.mark.slow
 def test_a_weakly_damped_circuit_is_solved() -> None:
     drive, wr, w = (
         torch.tensor([[value]], dtype=D)
@@ -169,6 +174,7 @@ def test_a_weakly_damped_circuit_is_solved() -> None:
     assert state.converged.all()
 
 
+@pytest.mark.slow
 def test_warning_points_at_the_caller() -> None:
     with pytest.warns(RuntimeWarning) as seen:
         Circuit(torch.ones(1, 1), 0.5, -torch.ones(1, 1), torch.ones(1, 1)).steady_state()

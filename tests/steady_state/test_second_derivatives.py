@@ -14,6 +14,8 @@ from torch.func import functional_call, grad, hessian, jacrev
 from deq_organics import Circuit, ORGaNICsDEQ
 from deq_organics.equations import firing_rate, linearize, power
 
+pytestmark = pytest.mark.slow
+
 RECURRENCES = ("identity", "spectral", "unconstrained")
 EXPONENTS = (1.0, 1.3, 1.5, 2.0, 2.5, 3.0, 4.0)
 VARIANTS = list(itertools.product(RECURRENCES, ("attention", "tied"), (False, True)))

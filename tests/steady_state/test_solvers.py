@@ -33,6 +33,7 @@ def test_names() -> None:
     assert DEFAULT_MAX_ITER.keys() == set(SOLVERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("rectified", [False, True])
 def test_solvers_agree(circuit: Callable[..., Circuit], solver: str, rectified: bool) -> None:
@@ -47,6 +48,7 @@ def test_solvers_agree(circuit: Callable[..., Circuit], solver: str, rectified: 
     assert (state.residual[~good] > 1e-9).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_gradients_agree(parameters: Callable[..., dict[str, Any]], solver: str) -> None:
     states, masks = [], []
@@ -93,6 +95,7 @@ def test_algorithm1_is_the_papers_iteration(circuit: Callable[..., Circuit]) -> 
     assert state.iterations == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
 def test_algorithm1_solves_every_model(
     circuit: Callable[..., Circuit], exponent: float, rectified: bool
@@ -105,6 +108,7 @@ def test_algorithm1_solves_every_model(
     torch.testing.assert_close(state.y[good], expected.y[good], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_auto_solves_what_algorithm1_solves(circuit: Callable[..., Circuit]) -> None:
     """EQUATIONS.md: at n = 2 Algorithm 1 never converges in about 0.5 % of the circuits."""
     batch = circuit((2000,), 2, recurrence="per-circuit", shared=False)
@@ -115,6 +119,7 @@ def test_auto_solves_what_algorithm1_solves(circuit: Callable[..., Circuit]) -> 
     assert ours.converged[paper.converged & stable].all()
 
 
+@pytest.mark.slow
 def test_the_safeguard_alone_solves(circuit: Callable[..., Circuit]) -> None:
     """With one fast step allowed, Newton's method and the dynamics do the work."""
     batch = circuit((50,), 3, recurrence="per-circuit", shared=False)
@@ -142,6 +147,7 @@ def test_newton_keeps_a_positive_and_survives_nan(circuit: Callable[..., Circuit
     assert found.status[0] == Status.MAX_ITERATIONS
 
 
+@pytest.mark.slow
 def test_the_dynamics_settle_or_say_how_they_do_not(
     circuit: Callable[..., Circuit], counterexample: Callable[..., Circuit]
 ) -> None:
@@ -155,6 +161,7 @@ def test_the_dynamics_settle_or_say_how_they_do_not(
     assert solution.status.tolist() == [Status.DIVERGED]
 
 
+@pytest.mark.slow
 def test_the_dynamics_recognise_an_oscillation() -> None:
     """A rotation with gain above one: the trajectory ends on a limit cycle."""
     wr = 3.0 * torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=DOUBLE) + 1.5 * torch.eye(
@@ -167,6 +174,7 @@ def test_the_dynamics_recognise_an_oscillation() -> None:
     assert state.status.tolist() == [Status.CYCLE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [4, 12, 24])
 @pytest.mark.parametrize("rectified", [False, True])
 def test_verdicts_agree_with_the_eigenvalues(
@@ -219,6 +227,7 @@ def test_the_accelerator_solves_a_linear_problem_in_n_steps() -> None:
     torch.testing.assert_close(x @ matrix.T, target, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 6, 12, 80])
 def test_the_fast_iteration_is_not_thrown_off_close_to_the_solution(n: int) -> None:
     """At 4 neurons it was, for most circuits, where ``tol`` was below 1e-8."""

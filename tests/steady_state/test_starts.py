@@ -47,6 +47,7 @@ def trajectory(
     return solve_ivp(field, (0, duration), start, method, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_each_start_leads_to_its_own_fixed_point() -> None:
     circuit = bistable()
     y = torch.linspace(-2, 2, 9, dtype=DOUBLE).unsqueeze(-1)
@@ -64,6 +65,7 @@ def test_each_start_leads_to_its_own_fixed_point() -> None:
     }
 
 
+@pytest.mark.slow
 def test_rest_is_where_the_circuit_stays_without_input() -> None:
     silent = Circuit(torch.zeros(2, dtype=DOUBLE), 0.3, 0.5 * torch.eye(2).double(), POOL)
     assert all((part == 0).all() for part in silent.vector_field(vector(0, 0), vector(0.3, 0.3)))
@@ -74,6 +76,7 @@ def test_rest_is_where_the_circuit_stays_without_input() -> None:
     assert float(named.y) == pytest.approx(0.9151, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_default_says_when_the_state_is_not_reached_from_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -107,6 +110,7 @@ def test_the_default_says_when_the_state_is_not_reached_from_rest(
     assert (from_rest.status[elsewhere] == Status.DIVERGED).all()
 
 
+@pytest.mark.slow
 def test_a_start_has_the_gradient_of_the_state_it_leads_to() -> None:
     y = torch.linspace(-2, 2, 9, dtype=DOUBLE).unsqueeze(-1)
     a = torch.linspace(0.2, 0.4, 9, dtype=DOUBLE).unsqueeze(-1)
@@ -124,6 +128,7 @@ def test_a_start_has_the_gradient_of_the_state_it_leads_to() -> None:
     assert len({round(float(value), 4) for value in gradient}) == 2
 
 
+@pytest.mark.slow
 def test_a_start_itself_has_no_gradient_and_maps() -> None:
     circuit, a = bistable(), vector(0.3)
     y = vector([-2.0], [2.0])
@@ -137,6 +142,7 @@ def test_a_start_itself_has_no_gradient_and_maps() -> None:
     assert drive.grad is not None
 
 
+@pytest.mark.slow
 def test_a_single_circuit_takes_many_starts_and_many_circuits_one(
     parameters: Callable[..., dict[str, Any]],
 ) -> None:
@@ -149,6 +155,7 @@ def test_a_single_circuit_takes_many_starts_and_many_circuits_one(
     torch.testing.assert_close(state.y, expected.y.expand(4, 5, 3), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 def test_the_identity_is_followed_too(
     parameters: Callable[..., dict[str, Any]], dtype: torch.dtype
@@ -163,6 +170,7 @@ def test_the_identity_is_followed_too(
     assert expected.time.isnan().all()
 
 
+@pytest.mark.slow
 def test_a_start_on_an_unstable_fixed_point_stays_there() -> None:
     """Without input a circuit with wr = 2 rests at the saddle between its two states."""
     circuit = Circuit(torch.zeros(1, dtype=DOUBLE), 0.01, 2 * ONE, ONE)
@@ -205,6 +213,7 @@ def test_too_few_steps_are_reported_with_the_time() -> None:
     assert 0 < state.time < 10
 
 
+@pytest.mark.slow
 def test_the_integration_is_of_fourth_order(parameters: Callable[..., dict[str, Any]]) -> None:
     circuit = Circuit(**parameters((1,), 3), tau_y=0.5, tau_a=2.0)
     problem, c = circuit.flatten(), circuit.inhibitory_drive

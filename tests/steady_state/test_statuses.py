@@ -105,6 +105,7 @@ class Oracle:
         return None
 
 
+@pytest.mark.slow
 def test_a_divergence_is_no_oscillation() -> None:
     circuit = Circuit(**DIVERGING)
     state = circuit.steady_state(on_failure="ignore")
@@ -117,6 +118,7 @@ def test_a_divergence_is_no_oscillation() -> None:
     assert Oracle(alone, 0).refutes(Status.DIVERGED, float(state.time), 0.0) is None
 
 
+@pytest.mark.slow
 def test_a_cycle_is_reported_with_its_period() -> None:
     circuit = rotation(1.5)
     state = circuit.steady_state(on_failure="ignore")
@@ -132,6 +134,7 @@ def test_a_cycle_is_reported_with_its_period() -> None:
         rotation(1.5, batch=2).steady_state()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gain", [0.2, 0.8])
 def test_a_spiral_is_no_cycle(gain: float) -> None:
     """A slow one returns very close to where it was, turn after turn."""
@@ -143,6 +146,7 @@ def test_a_spiral_is_no_cycle(gain: float) -> None:
     assert refuted is None
 
 
+@pytest.mark.slow
 def test_what_is_no_cycle_is_not_verified_as_one() -> None:
     """A fixed point, a decaying spiral and a wrong period."""
     for circuit, found in ((rotation(-0.5), False), (rotation(1.5), True)):
@@ -163,6 +167,7 @@ def test_what_is_no_cycle_is_not_verified_as_one() -> None:
             assert not verdict or abs(float(refined) - 3.1408) < 1e-2
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     n=st.integers(1, 6),
@@ -194,6 +199,7 @@ def test_no_status_is_refuted_by_another_integration(
         assert refuted is None, (index, status, refuted)
 
 
+@pytest.mark.slow
 def test_the_summary_counts_each_status(parameters: Callable[..., dict[str, Any]]) -> None:
     arguments = parameters((3,), 2)
     wr = torch.stack([rotation(1.5).recurrent_weight, *[0.3 * torch.eye(2).double()] * 2])

@@ -1,6 +1,5 @@
 """Which circuits are solved, which are reported, and that neither ever looks like the other."""
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -67,6 +66,7 @@ def settles(circuit: Circuit, index: int, seconds: float = 2000.0) -> bool:
     return path.status == 0 and np.abs(flow(0, last)).max() < 1e-6 * max(1, np.abs(last).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
 def test_every_random_circuit_is_solved_or_reported(
     circuit: Callable[..., Circuit], n: int
@@ -85,6 +85,7 @@ def test_every_random_circuit_is_solved_or_reported(
         assert not settles(batch, index)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("exponent", "rectified"), MODELS)
 def test_other_models_are_solved_or_reported(
     circuit: Callable[..., Circuit], exponent: float, rectified: bool
@@ -99,6 +100,7 @@ def test_other_models_are_solved_or_reported(
     assert (largest_real_part(batch, state)[solved] < 0).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     n=st.integers(1, 6),
@@ -132,6 +134,7 @@ def test_converged_means_a_stable_fixed_point(
     assert torch.isfinite(state.rates).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), singular_value=st.floats(1.0, 4.0))
 def test_reported_circuits_do_not_settle(seed: int, singular_value: float) -> None:
@@ -153,10 +156,12 @@ def test_reported_circuits_do_not_settle(seed: int, singular_value: float) -> No
 class TestCounterexample:
     """A circuit that Conjecture 5.3 calls stable and that is not."""
 
+    @pytest.mark.slow
     def test_error(self, counterexample: Callable[..., Circuit]) -> None:
         with pytest.raises(SteadyStateError, match=r"1 of 1 circuits .*diverge"):
             counterexample().steady_state(on_failure="error")
 
+    @pytest.mark.slow
     def test_warning_and_nan(self, counterexample: Callable[..., Circuit]) -> None:
         with pytest.warns(SteadyStateWarning, match="2 of 2 circuits"):
             state = counterexample(2).steady_state()
@@ -164,6 +169,7 @@ class TestCounterexample:
             assert part.isnan().all()
         assert not state.converged.any()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("solver", ["auto", "algorithm1"])
     def test_silence_and_finite_numbers(
         self, counterexample: Callable[..., Circuit], solver: str
@@ -176,11 +182,13 @@ class TestCounterexample:
         assert not state.converged.any()
         assert (state.status != Status.CONVERGED).all()
 
+    @pytest.mark.slow
     def test_status(self, counterexample: Callable[..., Circuit]) -> None:
         state = counterexample().steady_state(on_failure="ignore")
         assert state.status.tolist() == [Status.DIVERGED]
         assert Status.DIVERGED.message in str(state)
 
+    @pytest.mark.slow
     def test_it_does_not_settle(self, counterexample: Callable[..., Circuit]) -> None:
         batch = counterexample()
         one = Circuit(
@@ -192,6 +200,7 @@ class TestCounterexample:
         assert not settles(one, 0)
 
 
+@pytest.mark.slow
 def test_only_the_bad_circuits_become_nan(parameters: Callable[..., dict[str, Any]]) -> None:
     arguments = parameters((6,), 1)
     drive = torch.full((6, 1), 0.1, dtype=DOUBLE)
@@ -213,6 +222,7 @@ def test_only_the_bad_circuits_become_nan(parameters: Callable[..., dict[str, An
     assert torch.equal(state.y.isnan().squeeze(-1), ~good)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["auto", "algorithm1"])
 def test_a_bad_circuit_changes_no_bit_of_another(solver: str) -> None:
     """Circuit 3 has no steady state in the one batch and is a good one in the other."""
@@ -299,65 +309,7 @@ def test_summary_prints(circuit: Callable[..., Circuit]) -> None:
     assert text == "SteadyState of 7 circuits, n = 3: 7 converged"
 
 
-def fixed_points_2d(wr: float, w: float, d: float, c: float) -> list[tuple[float, float]]:
-    """All ``(y, a)`` of one neuron pair, by the roots of the paper's quartic in ``sqrt(a)``."""
-    quartic = [
-        wr**2,
-        2 * (1 - wr) * wr,
-        (1 - wr) ** 2 - w * d**2 - c * wr**2,
-        -2 * (1 - wr) * wr * c,
-        -((1 - wr) ** 2) * c,
-    ]
-    roots = [r.real for r in np.roots(quartic) if abs(r.imag) < 1e-9 and r.real > 1e-9]
-    return [(d / (1 - wr + wr * s), s * s) for s in roots]
-
-
-def is_stable_2d(wr: float, w: float, y: float, a: float) -> bool:
-    s = math.sqrt(a)
-    jacobian = [[-1 + (1 - s) * wr, -wr * y / (2 * s)], [2 * w * y * a, -1 + w * y * y]]
-    return np.linalg.eigvals(jacobian).real.max() < 0
-
-
-def circuits_2d(
-    low: float, high: float, count: int = 400
-) -> tuple[Circuit, list[tuple[float, ...]]]:
-    rng = np.random.default_rng(0)
-    wr, w, d = rng.uniform(low, high, count), rng.uniform(0.1, 2, count), rng.uniform(-2, 2, count)
-    c = rng.uniform(0.01, 1, count)
-    column = lambda v: torch.from_numpy(v).unsqueeze(-1)  # noqa: E731
-    circuit = Circuit(column(d), column(c), column(wr)[..., None], column(w)[..., None])
-    return circuit, list(zip(wr, w, d, c, strict=True))
-
-
-@pytest.mark.parametrize("range_of_wr", [(0.0, 1.0), (1.0, 3.0), (-3.0, 0.0)])
-def test_two_dimensional_circuits_are_classified_exactly(range_of_wr: tuple[float, float]) -> None:
-    """Theorems 5.1 and 5.2, and the exact count for the rest."""
-    circuit, cases = circuits_2d(*range_of_wr)
-    state = circuit.steady_state(tol=1e-10, on_failure="ignore")
-    for index, (wr, w, d, c) in enumerate(cases):
-        found = fixed_points_2d(wr, w, d, c)
-        stable = [point for point in found if is_stable_2d(wr, w, *point)]
-        count = 1
-        if not 0 <= wr <= 1:
-            scale = abs(wr - 1)
-            total = (math.sqrt(w) * abs(d) / scale) ** (2 / 3) + (
-                math.sqrt(c) * abs(wr) / scale
-            ) ** (2 / 3)
-            count = 3 if total < 1 else 1
-        assert len(found) == count
-        assert len(stable) == (1 if wr <= 1 and (wr >= 0 or count == 3) else len(stable))
-        assert bool(state.converged[index]) == bool(stable)
-        if stable:
-            point = (float(state.y[index]), float(state.a[index]))
-            assert any(point == pytest.approx(each, rel=1e-6) for each in stable)
-
-
-def test_theorem_5_1_sign() -> None:
-    circuit, _ = circuits_2d(0.0, 1.0)
-    state = circuit.steady_state(tol=1e-10)
-    assert torch.equal(state.y.sign(), circuit.input_drive.sign())
-
-
+@pytest.mark.slow
 def test_a_diverging_search_stays_finite() -> None:
     """Strong recurrences make every iteration overflow."""
     circuit = Circuit(
@@ -380,6 +332,7 @@ def test_the_check_of_stability_can_be_left_out(
         batch.steady_state()
 
 
+@pytest.mark.slow
 def test_without_the_check_an_unstable_fixed_point_passes() -> None:
     wr = 3.0 * torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=DOUBLE) + 1.5 * torch.eye(
         2, dtype=DOUBLE

@@ -116,6 +116,7 @@ def test_hessians_agree(tensors: tuple[Tensor, ...]) -> None:
     torch.testing.assert_close(batched[0], forward_over_reverse)
 
 
+@pytest.mark.slow
 def test_failures_are_reported_under_vmap() -> None:
     one = torch.ones(1, 1, dtype=DOUBLE)
 
@@ -174,6 +175,7 @@ def test_jacobians_of_a_layer(layer: ORGaNICsDEQ) -> None:
 
 
 # torch's own tracer looks at .grad of the tensors between its graphs.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_compile() -> None:
     torch.manual_seed(0)

@@ -41,6 +41,7 @@ def unit_diagonal(form: Tensor) -> Tensor:
     return torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
 
 
+@pytest.mark.slow
 def test_theorem_4_1_and_4_2_certificates_agree_with_dense_eigenvalues() -> None:
     for circuit in counted(identity_circuits(1)):
         certificate = m_matrix_certificate(circuit)
@@ -55,6 +56,7 @@ def test_theorem_4_1_and_4_2_certificates_agree_with_dense_eigenvalues() -> None
         assert (torch.linalg.eigvals(jacobian(circuit)).real < 0).all()
 
 
+@pytest.mark.slow
 def test_theorem_4_3_the_splitting_converges() -> None:
     """The damping matrix is M - N, N >= 0, and the spectral radius of M^-1 N is below 1."""
     for circuit in counted(identity_circuits(2)):
@@ -79,6 +81,7 @@ def test_theorem_4_3_the_splitting_converges() -> None:
         assert (radius < 1).all()
 
 
+@pytest.mark.slow
 def test_equation_8_has_the_eigenvalues_of_the_jacobian() -> None:
     worst = 0.0
     for circuit in counted(identity_circuits(3)):
@@ -87,6 +90,7 @@ def test_equation_8_has_the_eigenvalues_of_the_jacobian() -> None:
     assert worst < 1e-8
 
 
+@pytest.mark.slow
 def test_theorem_4_4_the_closed_form_is_that_of_dense_eigenvalues() -> None:
     worst, oscillating = 0.0, 0
     for circuit in counted(equal_circuits(4)):
@@ -105,6 +109,7 @@ def test_theorem_4_4_the_closed_form_is_that_of_dense_eigenvalues() -> None:
     assert 1_000 < oscillating < 9_000
 
 
+@pytest.mark.slow
 def test_theorem_4_5_the_energy_does_not_grow_along_the_linearized_flow() -> None:
     """d/dt x^T P x = x^T (P J + J^T P) x <= 0 for every x, that is along the whole flow."""
     for circuit in counted(identity_circuits(5)):
@@ -186,6 +191,7 @@ def test_undriven_neurons_do_not_count() -> None:
     assert float(energy(circuit, y + 1.0, a)) > 0
 
 
+@pytest.mark.slow
 def test_modes_differentiate() -> None:
     """The oscillation's frequency and damping, by every parameter that they depend on."""
     draw = Draw(10)

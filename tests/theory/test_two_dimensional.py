@@ -111,6 +111,7 @@ def check_fixed_points(circuit: Circuit, points: FixedPoints2D) -> None:
     assert (points.a[exists] > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [2.0, 1.5, 3.0])
 def test_theorem_5_1(exponent: float) -> None:
     circuit = random_circuits(1, 1e-3, 1.0, exponent=exponent)
@@ -121,6 +122,7 @@ def test_theorem_5_1(exponent: float) -> None:
     assert torch.equal(points.y[:, 0].sign(), circuit.input_drive[:, 0].sign())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [2.0, 1.5, 3.0])
 def test_theorem_5_2(exponent: float) -> None:
     circuit = random_circuits(2, 1.0, 5.0, exponent=exponent)
@@ -140,6 +142,7 @@ def test_theorem_5_2(exponent: float) -> None:
     assert not points.stable[three, 2].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [2.0, 1.5, 3.0])
 def test_negative_recurrence_is_stable_just_below_the_critical_drive(exponent: float) -> None:
     circuit = random_circuits(3, -4.0, 0.0, exponent=exponent)
@@ -152,6 +155,7 @@ def test_negative_recurrence_is_stable_just_below_the_critical_drive(exponent: f
     assert 1_000 < int(below.sum()) < 9_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "low", "high"), [(4, 1e-3, 1.0), (5, 1.0, 5.0), (6, -4.0, 0.0)])
 def test_counts_are_those_of_the_quartic(seed: int, low: float, high: float) -> None:
     circuit = random_circuits(seed, low, high)
@@ -180,6 +184,7 @@ def test_without_recurrence_strong_drives_have_no_fixed_point() -> None:
     assert 1_000 < int(has.sum()) < 9_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [2.0, 1.5, 3.0])
 @pytest.mark.parametrize(("low", "high"), [(1e-3, 1.0), (1.0, 5.0), (-4.0, 0.0)])
 def test_rectified_model(exponent: float, low: float, high: float) -> None:
@@ -209,6 +214,7 @@ def test_published_counterexample(counterexample: Callable[..., Circuit]) -> Non
     assert float(critical_drive_2d(counterexample())) < 1
 
 
+@pytest.mark.slow
 def test_weak_drives_are_stable_up_to_a_sharp_bound() -> None:
     """wr in [-1, 1], c <= 1, w d^2 <= k c: always stable up to k = (4^(1/3) - 1)^3, not beyond."""
     draw = Draw(9)
