@@ -13,7 +13,13 @@ from .checks import (
     check_number,
     check_positive,
 )
-from .circuit_arguments import check_gains, check_state, check_values, checked_shapes
+from .circuit_arguments import (
+    check_state,
+    check_values,
+    checked_gains,
+    checked_shapes,
+    inhibitory_drive_of,
+)
 from .dispatch import Choice
 from .problem import Problem
 from .steady_state.backends import BACKENDS, Work
@@ -121,9 +127,9 @@ class Circuit:
         Raises:
             TypeError: An argument is no floating-point tensor or number.
             ValueError: A shape, dtype, device or value does not fit; the message names the
-                argument.
+                argument, or ``inhibitory_drive`` where ``(b0 sigma)^m`` is too small a number.
         """
-        check_gains(
+        z, input_gain, baseline_gain, semisaturation = checked_gains(
             z,
             {
                 "input_gain": input_gain,
@@ -134,7 +140,7 @@ class Circuit:
         exponent = check_number("exponent", exponent, low=1.0, high=64.0)
         return cls(
             input_gain * z,
-            (baseline_gain * semisaturation) ** exponent,
+            inhibitory_drive_of(baseline_gain, semisaturation, exponent),
             recurrent_weight,
             normalization_weight,
             tau_y,

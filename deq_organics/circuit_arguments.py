@@ -17,7 +17,14 @@ from .checks import (
 )
 from .problem import CORE_DIMENSIONS, Problem
 
-__all__ = ["check_gains", "check_state", "check_values", "checked_shapes"]
+__all__ = [
+    "at_least_single",
+    "check_state",
+    "check_values",
+    "checked_gains",
+    "checked_shapes",
+    "inhibitory_drive_of",
+]
 
 
 def checked_shapes(given: Problem) -> Problem:
@@ -27,7 +34,7 @@ def checked_shapes(given: Problem) -> Problem:
         TypeError: An argument is no floating-point tensor or number.
         ValueError: A shape, dtype or device does not fit; the message names the argument.
     """
-    drive = _at_least_single(as_float_tensor("input_drive", given.input_drive))
+    drive = at_least_single(as_float_tensor("input_drive", given.input_drive))
     if drive.ndim == 0 or drive.shape[-1] == 0:
         raise ValueError(
             f"input_drive: got shape {tuple(drive.shape)}, expected (..., n) with n >= 1"
@@ -67,10 +74,11 @@ def check_values(problem: Problem) -> None:
     check_positive("tau_a", problem.tau_a)
 
 
-def check_gains(z: Tensor, gains: dict[str, Any]) -> None:
-    """Raise where an input or a gain, ``semisaturation`` among them, is none that goes with it.
+def checked_gains(z: Tensor, gains: dict[str, Any]) -> list[Any]:
+    """``z`` and gains, ``semisaturation`` among them, at least in single precision.
 
     Gains are numbers, or tensors that broadcast with ``z``; all but ``input_gain`` are positive.
+    Raises where one is not.
     """
     as_float_tensor("z", z)
     for name, value in gains.items():
@@ -92,6 +100,23 @@ def check_gains(z: Tensor, gains: dict[str, Any]) -> None:
         found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in shapes.items())
         raise ValueError(
             f"leading dimensions: got {found}, expected shapes that broadcast together"
+        ) from None
+    return [
+        at_least_single(value) if isinstance(value, Tensor) else value
+        for value in (z, *gains.values())
+    ]
+
+
+def inhibitory_drive_of(
+    baseline_gain: Tensor | float, semisaturation: Tensor | float, exponent: float
+) -> Tensor | float:
+    """``(b0 sigma)^m``."""
+    try:
+        return (baseline_gain * semisaturation) ** exponent
+    except OverflowError:
+        raise ValueError(
+            f"semisaturation: got {semisaturation!r}, expected one for which "
+            "(baseline_gain * semisaturation) ** exponent is a finite number"
         ) from None
 
 
@@ -117,12 +142,13 @@ def check_state(drive: Tensor, batch_shape: torch.Size, state: dict[str, Tensor]
             ) from None
 
 
-def _at_least_single(tensor: Tensor) -> Tensor:
+def at_least_single(tensor: Tensor) -> Tensor:
+    """In float32 where it is in half precision."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _like_drive(name: str, value: Tensor, drive: Tensor) -> Tensor:
-    tensor = _at_least_single(as_float_tensor(name, value))
+    tensor = at_least_single(as_float_tensor(name, value))
     check_same_device("input_drive", drive, name, tensor)
     if tensor.dtype != drive.dtype:
         raise ValueError(f"{name}: got {tensor.dtype}, expected {drive.dtype} as input_drive")

@@ -19,6 +19,7 @@ from .checks import (
     refuse_export,
 )
 from .circuit import Circuit
+from .circuit_arguments import at_least_single
 from .constrained import HoldsConstrained
 from .dispatch import BACKENDS, Choice, choose_part, with_parts
 from .gated_drive import gated_drive
@@ -235,7 +236,9 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
             else:
                 logit = nn.functional.linear(x, self.gain_weight)
                 gated = self._gate(drive, logit)
-            semisaturation = (baseline * self.semisaturation).pow(self.exponent)
+            # In half precision small numbers would vanish in the power.
+            amplitude = at_least_single(baseline) * at_least_single(self.semisaturation)
+            semisaturation = amplitude.pow(self.exponent)
             return Circuit.with_unchecked_values(
                 Problem(
                     gated,

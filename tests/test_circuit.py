@@ -11,7 +11,7 @@ import torch
 from _circuits import DOUBLE, POOL, vector
 from torch import Tensor
 
-from deq_organics import Circuit
+from deq_organics import Circuit, ORGaNICsDEQ
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 3)])
@@ -160,6 +160,15 @@ class TestFromGains:
             assert (circuit.tau_a == 3.0).all()
             assert (circuit.exponent, circuit.rectified) == (m, True)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_loses_no_small_numbers(self, dtype: torch.dtype) -> None:
+        z, sigma = torch.tensor([0.25], dtype=dtype), torch.tensor([2.0**-14], dtype=dtype)
+        circuit = Circuit.from_gains(z, 1.0, 1.0, sigma, None, torch.ones(1, 1, dtype=dtype))
+        assert circuit.inhibitory_drive == 2.0**-28
+        layer = ORGaNICsDEQ(2, 3, semisaturation=2.0**-10, dtype=dtype)
+        # b0 = 1/2.
+        assert (layer.circuit(torch.ones(2, dtype=dtype)).inhibitory_drive == 2.0**-22).all()
+
     def test_sigma_is_fitted_itself(self) -> None:
         """A single neuron answers half of its largest response to an input of size sigma."""
         sigma = torch.tensor(0.3, dtype=DOUBLE, requires_grad=True)
@@ -186,6 +195,11 @@ class TestFromGains:
                 {"z": torch.ones(3, 2).double(), "input_gain": torch.ones(4, 2).double()},
                 ValueError,
                 "leading dimensions: got z",
+            ),
+            (
+                {"semisaturation": 1e200},
+                ValueError,
+                r"semisaturation: got 1e\+200",
             ),
             ({"exponent": "2"}, TypeError, "exponent: got '2'"),
         ],
