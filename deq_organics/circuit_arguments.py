@@ -81,6 +81,9 @@ def checked_gains(z: Tensor, gains: dict[str, Any]) -> list[Any]:
     Raises where one is not.
     """
     as_float_tensor("z", z)
+    if z.ndim == 0:
+        raise ValueError(f"z: got shape {tuple(z.shape)}, expected (..., n) with n >= 1")
+    check_finite("z", z)
     for name, value in gains.items():
         if not isinstance(value, Tensor):
             signed = name == "input_gain"
@@ -91,7 +94,9 @@ def checked_gains(z: Tensor, gains: dict[str, Any]) -> list[Any]:
         if value.dtype != z.dtype:
             raise ValueError(f"{name}: got {value.dtype}, expected {z.dtype} as z")
         check_broadcast(name, value.shape[-1:], z.shape[-1:], "a number, (n,) or (..., n)")
-        if name != "input_gain":
+        if name == "input_gain":
+            check_finite(name, value)
+        else:
             check_positive(name, value)
     shapes = {"z": z, **{name: value for name, value in gains.items() if isinstance(value, Tensor)}}
     try:

@@ -226,7 +226,9 @@ def jacobian(
     recurrent = identity if recurrent_weight is None else recurrent_weight
     if lin.slope is not None:
         recurrent = recurrent * lin.slope.unsqueeze(-2)
-    yy = lin.gain.unsqueeze(-1) * recurrent - identity
+    # Not gain * Wr - I, in which the digits of a small rate are lost where Wr is close to I.
+    rate = inhibitory_firing_rate(a, exponent)
+    yy = (recurrent - identity) - rate.unsqueeze(-1) * recurrent
     ya = -lin.inhibition.unsqueeze(-1) * identity
     ay = normalization_weight * lin.excitation.unsqueeze(-2)
     aa = normalization_weight * lin.pool.unsqueeze(-2) - identity

@@ -352,6 +352,7 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
                 for name, parameter in named
             }
         )
+        check_positive("semisaturation", self.semisaturation)
         circuit.check_values()
 
     def _check_input(self, x: Tensor) -> None:

@@ -120,8 +120,15 @@ def _circuit_and_state(
                 f"state: got {type(state).__name__}, expected the layer's input, a Tensor"
             )
         circuit = target.circuit(state)
-        options = (target.solver, target.tol, target.max_iter)
-        state = circuit.steady_state(*options, on_failure="ignore")
+        # The state that the layer itself returns, stable or not.
+        state = circuit.steady_state(
+            target.solver,
+            target.tol,
+            target.max_iter,
+            "ignore",
+            target.verify_stability,
+            target.backend,
+        )
     elif isinstance(target, Circuit):
         circuit = target
     else:

@@ -183,6 +183,9 @@ class TestFromGains:
         ("changes", "error", "message"),
         [
             ({"z": [1.0]}, TypeError, "z: got list"),
+            ({"z": vector(0.3, float("nan"))}, ValueError, "z: got 1 NaN"),
+            ({"z": vector(0.3)[0]}, ValueError, r"z: got shape \(\)"),
+            ({"input_gain": vector(1.0, float("inf"))}, ValueError, "input_gain: got 1 NaN or inf"),
             ({"input_gain": "1"}, TypeError, "input_gain: got '1'"),
             ({"input_gain": vector(1.0, 1.0, 1.0)}, ValueError, r"input_gain: got shape \(3,\)"),
             ({"baseline_gain": 0.0}, ValueError, "baseline_gain: got 0.0"),

@@ -46,8 +46,11 @@ def solve_adjoint_identity(problem: Problem, y: Tensor, a: Tensor, g: Tensor) ->
     g_y, g_a = g.chunk(2, -1)
     active = equations.drive(y, problem.rectified) / (problem.exponent * a)
     omega = _transposed(problem.normalization_weight, g_a - active * g_y)
-    gain = lin.gain if lin.slope is None else lin.slope * lin.gain
-    adjoint_y = (g_y + lin.excitation * omega) / (1.0 - gain)
+    # Not 1 - gain, in which the digits of a small rate are lost.
+    decay = equations.inhibitory_firing_rate(a, problem.exponent)
+    if lin.slope is not None:
+        decay = torch.where(lin.slope > 0, decay, 1.0)
+    adjoint_y = (g_y + lin.excitation * omega) / decay
     adjoint_a = g_a - lin.inhibition * adjoint_y + lin.pool * omega
     return torch.cat([adjoint_y, adjoint_a], -1)
 

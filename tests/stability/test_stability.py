@@ -174,3 +174,20 @@ class TestCertificate:
     def test_other_circuits_are_refused(self, circuit: Callable[..., Circuit]) -> None:
         with pytest.raises(ValueError, match="recurrent_weight: got a matrix, expected None"):
             m_matrix_certificate(circuit())
+
+
+def test_a_layer_is_judged_at_the_state_that_it_returns() -> None:
+    """With wr = 3 the fast iteration ends on the middle one of three fixed points."""
+    options: dict[str, Any] = {"normalize_drive": False, "dtype": torch.float64}
+    layer = ORGaNICsDEQ(1, 1, "unconstrained", "tied", verify_stability=False, **options)
+    values = {"recurrent_weight": 3.0, "input_weight": 0.02, "normalization_weight": 1.0}
+    for name, value in values.items():
+        layer.fill(name, torch.full((1, 1), value, dtype=torch.float64))
+    x = torch.ones(1, 1, dtype=torch.float64)
+    state = layer.steady_state(x)
+    jacobian = layer.circuit(x).jacobian(state.y, state.a)
+    leading = torch.linalg.eigvals(jacobian).real.amax(-1)
+    report = check_stability(layer, x)
+    torch.testing.assert_close(report.leading_eigenvalue.real, leading)
+    assert report.stable.tolist() == (leading < 0).tolist()
+    assert leading > 0

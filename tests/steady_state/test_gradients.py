@@ -295,3 +295,23 @@ def test_memory_does_not_depend_on_the_iterations(
     tight, many = saved_bytes(1e-13, 200)
     assert loose == tight > 0
     assert recurrence == "identity" or many > 2 * few
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("as_matrix", [False, True])
+def test_small_inhibitory_rates(dtype: torch.dtype, rectified: bool, as_matrix: bool) -> None:
+    """y = z / sqrt(c + z^2), whose derivative is c / (c + z^2)^1.5, in both modes."""
+    one = torch.ones(1, 1, dtype=dtype)
+    for z in (1e-3, 1e-5, 1e-8, 1e-12):
+        drive = torch.tensor([z], dtype=dtype, requires_grad=True)
+
+        def settled(d: Tensor, z: float = z) -> Tensor:
+            wr = one if as_matrix else None
+            return Circuit(d, z * z, wr, one, rectified=rectified).steady_state().y
+
+        expected = z * z / (2 * z * z) ** 1.5
+        (gradient,) = torch.autograd.grad(settled(drive).sum(), drive)
+        (tangent,) = torch.func.jvp(settled, (drive.detach(),), (torch.ones_like(drive),))[1]
+        assert float(gradient) == pytest.approx(expected, rel=1e-5)
+        assert float(tangent) == pytest.approx(expected, rel=1e-5)
