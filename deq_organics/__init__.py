@@ -19,8 +19,7 @@ from .response.linear_response import cross_spectrum, stationary_covariance, tra
 from .response.simulation import simulate
 from .response.spectral_density import CrossSpectrum
 from .stability_report import StabilityReport, check_stability
-from .steady_state.methods import Reached, Status
-from .steady_state.record import SteadyState
+from .steady_state import Reached, Status, SteadyState
 from .theory.energy import energy, energy_form
 from .theory.normal_modes import NormalModes, normal_modes
 from .theory.oscillators import (

@@ -222,13 +222,7 @@ class Circuit:
                 "other circuits have no closed form; use steady_state()"
             )
         with equations.full_precision(self.input_drive):
-            y, a = equations.identity_steady_state(
-                self.input_drive,
-                self.inhibitory_drive,
-                self.normalization_weight,
-                self.exponent,
-                self.rectified,
-            )
+            y, a = self.parameters.identity_steady_state()
         shape = (*self.batch_shape, self.n)
         return y.expand(shape), a.expand(shape)
 

@@ -238,11 +238,11 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
                 gated = self._gate(drive, logit)
             # In half precision small numbers would vanish in the power.
             amplitude = at_least_single(baseline) * at_least_single(self.semisaturation)
-            semisaturation = amplitude.pow(self.exponent)
+            inhibitory_drive = amplitude.pow(self.exponent)
             return Circuit.with_unchecked_values(
                 Problem(
                     gated,
-                    semisaturation,
+                    inhibitory_drive,
                     self.recurrent_weight,
                     self.normalization_weight,
                     self.tau_y,

@@ -1,4 +1,4 @@
-"""A batch of steady-state problems with one flat batch dimension, as every solver sees them."""
+"""All that describes circuits, as one tuple; flat, with one batch dimension, for the solvers."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -23,7 +23,12 @@ CORE_DIMENSIONS = {
 
 
 class Problem(NamedTuple):
-    """``B`` circuits of ``n`` neurons of each type; shared tensors have batch size 1 or none."""
+    """Circuits of ``n`` neurons of each type.
+
+    Shapes are those of :meth:`flat` problems, ``B`` circuits with one batch dimension; shared
+    tensors have batch size 1 or none. What a method says of ``(B, n)`` holds for any leading
+    dimensions that broadcast, but for :meth:`select` and ``batch_size``.
+    """
 
     input_drive: Tensor
     """``(B, n)``"""
@@ -111,6 +116,20 @@ class Problem(NamedTuple):
     def residual(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """``(tau_y dy/dt, tau_a da/dt)``."""
         return equations.residual(y, a, *self[:4], self.exponent, self.rectified)
+
+    def identity_steady_state(self) -> tuple[Tensor, Tensor]:
+        """The fixed point ``(y, a)`` that the circuits have with ``Wr = I``."""
+        return equations.identity_steady_state(
+            self.input_drive,
+            self.inhibitory_drive,
+            self.normalization_weight,
+            self.exponent,
+            self.rectified,
+        )
+
+    def linearize(self, y: Tensor, a: Tensor) -> equations.Linearization:
+        """The factors of the Jacobian at states ``(B, n)``."""
+        return equations.linearize(y, a, self.recurrent_weight, self.exponent, self.rectified)
 
     def flow(self, state: Tensor) -> Tensor:
         """``(dy/dt, da/dt)`` at ``state = (y, a)``, both ``(B, 2n)``."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..checks import as_float_tensor, check_same_device
 from ..circuit import Circuit
+from ..circuit_arguments import at_least_single
 
 __all__ = ["as_tensor_or_array", "check_circuit", "like_circuit"]
 
@@ -33,8 +34,7 @@ def like_circuit(name: str, value: Any, circuit: Circuit) -> Tensor:
     check_same_device("input_drive", drive, name, tensor)
     if not isinstance(value, Tensor):
         tensor = tensor.to(drive.dtype)
-    if tensor.dtype in (torch.float16, torch.bfloat16):
-        tensor = tensor.float()
+    tensor = at_least_single(tensor)
     if tensor.dtype != drive.dtype:
         raise ValueError(f"{name}: got {tensor.dtype}, expected {drive.dtype} as the circuit")
     return tensor

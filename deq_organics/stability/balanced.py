@@ -160,7 +160,7 @@ def chunks(index: Tensor, n: int) -> tuple[Tensor, ...]:
 
 def linearize(problem: Problem, y: Tensor, a: Tensor) -> Factors:
     """The Jacobian's factors at states ``(B, n)``."""
-    lin = equations.linearize(y, a, problem.recurrent_weight, problem.exponent, problem.rectified)
+    lin = problem.linearize(y, a)
     slope = torch.ones_like(lin.gain) if lin.slope is None else lin.slope
     return Factors(lin.gain, slope, lin.inhibition, lin.excitation, lin.pool)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import equations
 from ..norms import size_of
-from .methods import Problem
+from ..problem import Problem
 from .methods.acceleration import SecantAccelerator, rounding_part
 from .methods.preconditioner import Preconditioner
 
@@ -64,7 +64,7 @@ def adjoint_residual(
     ``max(|g_a|, |lambda_a|)``: their units differ. For a ``direct`` solve the terms of a row count
     too, which may be larger and cancel: no solution is closer than their rounding.
     """
-    lin = equations.linearize(y, a, problem.recurrent_weight, problem.exponent, problem.rectified)
+    lin = problem.linearize(y, a)
     adjoint_y, adjoint_a = adjoint.chunk(2, -1)
     g_y, g_a = g.chunk(2, -1)
     recurrent = _transposed(problem.recurrent_weight, lin.gain * adjoint_y)
@@ -118,7 +118,7 @@ def solve_adjoint_iteratively(
     precondition: Callable[[Problem], Preconditioner] = Preconditioner,
 ) -> tuple[Tensor, Tensor]:
     """``lambda`` ``(B, 2n)`` and its residual ``(B,)``, by matrix products shared by the batch."""
-    lin = equations.linearize(y, a, problem.recurrent_weight, problem.exponent, problem.rectified)
+    lin = problem.linearize(y, a)
     g_y, g_a = g.chunk(2, -1)
     firing = None if lin.slope is None else lin.slope > 0
     correct = precondition(problem).at(lin.gain, firing, transpose=True)

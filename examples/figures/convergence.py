@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from deq_organics import Circuit, scale_to_singular_value, simulate
-from deq_organics.steady_state.methods import Problem, Solution
+from deq_organics.problem import Problem
+from deq_organics.steady_state import Solution
 from deq_organics.steady_state.methods.algorithm1 import solve_algorithm1
 from deq_organics.steady_state.methods.normalized import solve_normalized
 from program.errors import ExampleError

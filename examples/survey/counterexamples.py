@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deq_organics import Circuit
-from deq_organics.steady_state.methods import Problem, Status
+from deq_organics import Circuit, Status
+from deq_organics.problem import Problem
 from deq_organics.steady_state.methods.newton import solve_newton
 from program.files import write_json
 from survey.verdicts import Verdict, classify

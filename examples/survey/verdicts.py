@@ -7,8 +7,8 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from deq_organics import Circuit, equations
-from deq_organics.steady_state.methods import Problem, Status
+from deq_organics import Circuit, Status, equations
+from deq_organics.problem import Problem
 from deq_organics.steady_state.methods.newton import solve_newton
 from deq_organics.steady_state.methods.normalized import solve_normalized
 

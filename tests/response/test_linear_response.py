@@ -21,7 +21,7 @@ from deq_organics import (
     stationary_covariance,
     transfer_function,
 )
-from deq_organics.steady_state.methods import Problem
+from deq_organics.problem import Problem
 
 FREQUENCY = torch.linspace(0, 2, 9, dtype=DOUBLE)
 

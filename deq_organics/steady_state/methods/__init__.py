@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ...problem import Problem
-from ..status import Reached, Solution, Status
+from ..status import Solution
 from .acceptance import accept, attainable
 from .algorithm1 import solve_algorithm1
 from .auto import solve_auto, solve_closed_form, solve_from
@@ -17,10 +17,6 @@ __all__ = [
     "DEFAULT_MAX_ITER",
     "MAX_STEPS",
     "SOLVERS",
-    "Problem",
-    "Reached",
-    "Solution",
-    "Status",
     "attainable",
     "rest",
     "solve",

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ... import equations
 from ...problem import Problem
 from ...stability.spectrum import is_stable
 from ..status import Reached, Solution, Status
@@ -35,13 +34,7 @@ def has_identity_recurrence(problem: Problem) -> bool:
 
 def solve_closed_form(problem: Problem) -> Solution:
     """The fixed point for ``Wr = I``, Eq. 4 or Eq. 89."""
-    y, a = equations.identity_steady_state(
-        problem.input_drive,
-        problem.inhibitory_drive,
-        problem.normalization_weight,
-        problem.exponent,
-        problem.rectified,
-    )
+    y, a = problem.identity_steady_state()
     steps = torch.zeros(problem.batch_size, dtype=torch.int64, device=y.device)
     return Solution.unfollowed(y, a, y.new_zeros(y.shape[0]), steps, torch.zeros_like(steps))
 

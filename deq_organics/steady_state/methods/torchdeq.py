@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import equations
 from ...problem import Problem
 from ..status import Solution, Status
 
@@ -32,13 +31,7 @@ def solve_torchdeq(problem: Problem, name: str, tol: float, max_iter: int) -> So
     # Nothing else of the library needs the package: without it all but these solvers work.
     from torchdeq.solver import get_solver
 
-    closed = equations.identity_steady_state(
-        problem.input_drive,
-        problem.inhibitory_drive,
-        problem.normalization_weight,
-        problem.exponent,
-        problem.rectified,
-    )
+    closed = problem.identity_steady_state()
     start = torch.cat([part.expand_as(problem.input_drive) for part in closed], -1)
     options: dict[str, Any] = {"max_iter": max_iter, "tol": tol, "stop_mode": "rel"}
     if name == "anderson":

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .... import equations
+from ....problem import Problem
 from ....self_check import Deviation, compare, failure, generator
 from ...adjoint import solve_adjoint_dense
-from ...methods import Problem
 from ...methods.newton import solve_newton
 from .launch import prepare, solve, solve_adjoint
 
@@ -100,13 +100,7 @@ def _draw(n: int, rectified: bool) -> Problem:
 def _exact_state(problem: Problem) -> tuple[Tensor, Tensor]:
     """``y`` and ``a`` by Newton's method in float64, from the state of ``Wr = I``."""
     problem = problem.to(torch.float64)
-    start = equations.identity_steady_state(
-        problem.input_drive,
-        problem.inhibitory_drive,
-        problem.normalization_weight,
-        problem.exponent,
-        problem.rectified,
-    )
+    start = problem.identity_steady_state()
     found = solve_newton(problem, *start, 1e-12, _MAX_ITER)
     return found.y, found.a
 
