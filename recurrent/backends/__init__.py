@@ -5,6 +5,7 @@ from deq_organics.dispatch import AUTO, Choice, Registry
 from .base import Backend, SequenceWork
 from .cuda import CudaBackend
 from .fused import FusedBackend
+from .native import NativeBackend
 from .reference import ReferenceBackend
 
 __all__ = [
@@ -19,7 +20,7 @@ __all__ = [
 ]
 
 _BACKENDS: Registry[SequenceWork, Backend] = Registry(
-    CudaBackend(), FusedBackend(), ReferenceBackend()
+    CudaBackend(), NativeBackend(), FusedBackend(), ReferenceBackend()
 )
 
 backend_names = _BACKENDS.names

@@ -243,9 +243,9 @@ class TestTheFamilies:
     def test_sequences(
         self, wrong: str, kind: str, told: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from recurrent.backends.cuda import self_check
+        from recurrent.backends.cuda import passes
 
-        right = getattr(self_check, wrong)
+        right = getattr(passes, wrong)
 
         def off(*arguments: Any) -> Any:
             found = right(*arguments)
@@ -253,7 +253,7 @@ class TestTheFamilies:
                 return found._replace(y=1.01 * found.y)
             return (1.01 * found[0], *found[1:])
 
-        monkeypatch.setattr(self_check, wrong, off if kind == "wrong" else _broken)
+        monkeypatch.setattr(passes, wrong, off if kind == "wrong" else _broken)
         rnn, x = ORGaNICsRNN(2, 1, device=DEVICE), torch.rand(2, 2, 2, device=DEVICE)
         choice = rnn.backend_for(x)
         assert choice.backend.name == "fused"

@@ -14,19 +14,15 @@ as for ``torch.mm``: ``"highest"``, torch's default, is accurate to float32 (thr
 for one), ``"high"`` is TF32 and ``"medium"`` bfloat16.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from deq_organics.triton_support import kernel_refusal
 
-from ...dynamics import Model, State
+from ...dynamics import State
 from ..base import SequenceWork
-from ..by_hand import Forward, refuse_by_hand, run_by_hand
-from ..folding import Folded
-from .backward import Kept, run_backward
-from .forward import run_forward
+from ..by_hand import refuse_by_hand, run_by_hand
+from .passes import CudaPasses
 from .self_check import sequence_failure
 from .tiles import LARGEST_HIDDEN_SIZE
 
@@ -53,31 +49,4 @@ class CudaBackend:
     def run(self, sequence: SequenceWork) -> tuple[Tensor, State]:
         # Triton launches on the current device, which need not be that of the tensors.
         with torch.cuda.device_of(sequence.x):
-            return run_by_hand(self, sequence)
-
-    def forward(
-        self,
-        model: Model,
-        weights: Folded,
-        x: Tensor,
-        y: Tensor,
-        a: Tensor,
-        gains: Tensor,
-        keep: bool,
-    ) -> Forward:
-        run = run_forward(model, weights, x, y, a, gains, keep)
-        kept = (x, run.ys, run.activities, run.gates, run.recurrent, run.gains)
-        return Forward(run.ys[-len(x) :], run.y, run.a, run.last_gains, kept)
-
-    def backward(
-        self,
-        model: Model,
-        weights: Folded,
-        kept: tuple[Any, ...],
-        grads: list[Tensor | None],
-        wanted: list[bool],
-    ) -> tuple[Tensor | None, ...]:
-        x, ys, activities, *rest = kept
-        kept = Kept(x, ys[:-1], activities[:-1], *rest)
-        with torch.cuda.device_of(x):
-            return run_backward(model, weights, kept, grads, wanted)
+            return run_by_hand(CudaPasses(), sequence)

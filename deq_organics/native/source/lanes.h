@@ -1,0 +1,109 @@
+/* Vectors of floats for one instruction set, and the functions of them that the kernels need.
+
+   LANES floats make a vector. NaN passes through every function here. */
+
+#include <stdint.h>
+#include <string.h>
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t mask __attribute__((vector_size(4 * LANES)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vec load(const float *from)
+{
+    vec values;
+    memcpy(&values, from, sizeof values);
+    return values;
+}
+
+INLINE void store(float *to, vec values)
+{
+    memcpy(to, &values, sizeof values);
+}
+
+/* The first `count` floats, if that is fewer than a vector has; the rest is 0. */
+INLINE vec load_some(const float *from, int64_t count)
+{
+    if (count >= LANES)
+        return load(from);
+    vec values = {0};
+    if (count > 0)
+        memcpy(&values, from, 4 * (size_t)count);
+    return values;
+}
+
+INLINE void store_some(float *to, vec values, int64_t count)
+{
+    if (count >= LANES)
+        store(to, values);
+    else if (count > 0)
+        memcpy(to, &values, 4 * (size_t)count);
+}
+
+/* Written out, for then compilers broadcast straight from memory. */
+INLINE vec broadcast(float x)
+{
+#if LANES == 16
+    return (vec){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+#elif LANES == 8
+    return (vec){x, x, x, x, x, x, x, x};
+#else
+    return (vec){x, x, x, x};
+#endif
+}
+
+INLINE vec select_lanes(mask where, vec one, vec other)
+{
+    return (vec)(((mask)one & where) | ((mask)other & ~where));
+}
+
+/* 0 where `where` is false. */
+INLINE vec keep(mask where, vec values)
+{
+    return (vec)((mask)values & where);
+}
+
+INLINE mask positive(vec x)
+{
+    return ~(x <= 0.0f);
+}
+
+INLINE vec relu(vec x)
+{
+    return keep(~(x < 0.0f), x);
+}
+
+INLINE vec root(vec x)
+{
+    vec result;
+    for (int lane = 0; lane < LANES; lane++)
+        result[lane] = __builtin_sqrtf(x[lane]);
+    return result;
+}
+
+/* exp(x), relative error below 2e-7 for |x| <= 87; the exponent saturates there. */
+INLINE vec exponential(vec x)
+{
+    const vec shift = broadcast(12582912.0f); /* 1.5 2^23: adding it rounds to an integer. */
+    x = select_lanes(x > 87.0f, broadcast(87.0f), x);
+    x = select_lanes(x < -87.0f, broadcast(-87.0f), x);
+    vec shifted = x * 1.44269504f + shift;
+    vec whole = shifted - shift;
+    mask exponent = ((mask)shifted - (mask)shift) << 23;
+    vec rest = x - whole * 0.693145752f; /* ln 2 in two parts, the first one of few digits. */
+    rest = rest - whole * 1.42860677e-6f;
+    vec value = rest * (1.0f / 720.0f) + 1.0f / 120.0f;
+    value = value * rest + 1.0f / 24.0f;
+    value = value * rest + 1.0f / 6.0f;
+    value = value * rest + 0.5f;
+    value = value * rest + 1.0f;
+    value = value * rest + 1.0f;
+    return (vec)((mask)value + exponent);
+}
+
+/* 1 / (1 + exp(-x)) */
+INLINE vec sigmoid(vec x)
+{
+    return 1.0f / (1.0f + exponential(-x));
+}

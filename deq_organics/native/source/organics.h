@@ -1,0 +1,43 @@
+/* What the callers of the kernels hand over. Matrices are contiguous, row after row; sizes were
+   checked by the caller. Every function returns 0, or 1 where there was no memory. */
+
+#ifndef ORGANICS_H
+#define ORGANICS_H
+
+#include <stdint.h>
+
+/* A layer of circuits that steps through a sequence; recurrent/backends/native has the equations.
+
+   `packed_*` are matrices (depth, columns), cut into panels of columns: each panel is contiguous,
+   row after row, its columns padded with zeros. */
+struct sequence {
+    int64_t steps, batch, neurons, inputs;
+    int64_t tile;    /* Samples that go through the sequence together. */
+    int64_t segment; /* Steps whose gradients are summed by one product. */
+    int64_t keep;    /* Whether a way back follows. */
+    int64_t rectified, after_weights, identity, dynamic;
+    const float *packed_forward;  /* Wzx, Wr, W, then (Wx, Wy, Wa) of b and of b0, transposed. */
+    const float *packed_backward; /* Wzx transposed, W, Wr, Wy of b and of b0, Wa of both. */
+    const float *packed_inputs;   /* Wzx, Wx of b and of b0: their columns are the inputs. */
+    const float *step_y, *step_a; /* (n) */
+    const float *inhibitory_drive;   /* k_a sigma^2, (n) */
+    const float *step_gains;         /* (2n) */
+    const float *diagonal;           /* Wr where it is diagonal, (n) */
+    const float *x;                  /* (T, B, m) */
+    float *ys;                       /* (T, B, n) */
+    float *activities, *recurrent;   /* (T, B, n) */
+    float *gates;                    /* (T, B, 2n) */
+    float *checkpoints;              /* Gains before each segment, (segments, B, 2n) */
+    float *y, *a, *gains;            /* (B, n), (B, n), (B, 2n): the first state, then the last. */
+    const float *first_y, *first_a;  /* (B, n) */
+    const float *grad_ys;            /* (T, B, n) or null */
+    float *adjoint_y, *adjoint_a, *adjoint_gains; /* Of the last state, then of the first. */
+    float *grad_x;                   /* (T, B, m) or null */
+    float *gradients;                /* Of the weights; see below. Zero before. */
+};
+
+/* `gradients` are matrices of `width` columns, n padded to whole panels: Wr (n rows; one where it
+   is diagonal), W (n), Wy and Wa of b, of b0 (n each), then the transposed Wzx, Wx of b and of b0
+   (m each), then rows: 1 - k_y, 1 - k_a, the inhibitory drive, k of b and of b0. */
+
+#endif

@@ -1,0 +1,8 @@
+/* For every processor that the compiler knows: vectors of four floats. */
+#define LANES 4
+#define NAME(function) organics_##function##_portable
+#include "organics.h"
+#include "lanes.h"
+#include "products.h"
+#include "sequence.h"
+#include "adjoint.h"
