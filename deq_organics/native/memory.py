@@ -13,7 +13,7 @@ __all__ = ["empty"]
 
 _HUGE, _ADVICE = 1 << 21, 14
 # Smaller tensors come from memory that is in use already.
-_SMALLEST = 1 << 23
+_SMALLEST = 1 << 22
 
 
 def empty(shape: Sequence[int], like: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ struct sweep {
     float *adjoint_y, *next_y;   /* v, and v one step before. */
     float *next_a;               /* w one step before the segment. */
     float *adjoint_b, *adjoint_b0;
+    float *drives; /* z of a step, panel by panel. */
     float *buffer;
     float *sums; /* Five rows of the gradients. */
 };
@@ -44,6 +45,13 @@ static struct gradients split_gradients(const struct sequence *s)
     g.baseline_x = g.gate_x + (s->dynamic ? inputs : 0);
     g.sums = g.baseline_x + (s->dynamic ? inputs : 0);
     return g;
+}
+
+/* Ask for a line of each row's memory while there is other work to do. */
+INLINE void fetch(const float *from, int64_t rows, int64_t stride)
+{
+    for (int64_t row = 0; row < rows; row++)
+        __builtin_prefetch(from + row * stride);
 }
 
 /* The rows of a step among those that a segment keeps. */
@@ -84,22 +92,23 @@ INLINE void add_to(float *sum, vec value)
     store(sum, load(sum) + value);
 }
 
-/* All of a step that needs no product with the adjoints, for one panel of neurons. */
-static void emit_panel(const struct sequence *s, struct sweep *w, int64_t t, int64_t step,
-                       int64_t first, int64_t rows, int64_t column)
+/* All of a step that needs no product with the adjoints. It reads what was kept row by row, in the
+   order in which it lies in memory. */
+static void emit_step(const struct sequence *s, struct sweep *w, int64_t t, int64_t step,
+                      int64_t first, int64_t rows)
 {
     const int64_t n = s->neurons, m = s->inputs, stride = row_stride(n), width = padded(n);
     const int64_t own = s->dynamic ? step : 0;
     const struct operand x = {s->x + (t * s->batch + first) * m, m, m};
     const float *y = t ? s->ys + (t - 1) * s->batch * n : s->first_y;
     const float *a = t ? s->activities + (t - 1) * s->batch * n : s->first_a;
-    float *sums = w->sums + column, *drives = w->buffer;
-    product(rows, &x, 1, s->packed_backward + column * backward_depth(s), drives);
-    for (int64_t lane = 0; lane < PANEL; lane += LANES) {
-        const int64_t j = column + lane, count = n - j;
-        vec sum_y = {0}, sum_a = {0}, sum_drive = {0}, sum_b = {0}, sum_b0 = {0};
-        vec baseline_drive = load(w->k.drive + j);
-        for (int64_t row = 0; row < rows; row++) {
+    float *sums = w->sums;
+    for (int64_t column = 0; column < width; column += PANEL)
+        product(rows, &x, 1, s->packed_backward + column * backward_depth(s),
+                w->drives + column * s->tile);
+    for (int64_t row = 0; row < rows; row++) {
+        for (int64_t j = 0; j < width; j += LANES) {
+            const int64_t count = n - j, lane = j % PANEL;
             const int64_t at = row * stride + j, slot = step * rows * stride + at;
             const int64_t gained = own * rows * stride + at;
             const int64_t from = (t * s->batch + first + row) * n + j;
@@ -117,17 +126,19 @@ static void emit_panel(const struct sequence *s, struct sweep *w, int64_t t, int
             store(w->out.source + slot, s->after_weights ? y_now : active);
             store(w->out.pool + slot, active * active * rest);
             vec gain = load(w->b + gained), baseline = load(w->b0 + gained);
-            vec z = load(drives + row * PANEL + lane), adjoint_z = v * gain;
+            vec z = load(w->drives + (j - lane) * s->tile + row * PANEL + lane);
+            vec adjoint_z = v * gain;
             if (s->rectified) {
                 adjoint_z = keep(positive(z), adjoint_z);
                 z = relu(z);
             }
             store(w->out.drive + slot, adjoint_z);
-            sum_y += v * y_now;
-            sum_a += adjoint_a * a_now;
-            sum_drive += baseline * baseline * adjoint_a;
+            add_to(sums + j, v * y_now);
+            add_to(sums + width + j, adjoint_a * a_now);
+            add_to(sums + 2 * width + j, baseline * baseline * adjoint_a);
             vec b = load(w->adjoint_b + at), b0 = load(w->adjoint_b0 + at);
-            vec next_b = z * v, next_b0 = 2.0f * baseline * baseline_drive * adjoint_a;
+            vec next_b = z * v;
+            vec next_b0 = 2.0f * baseline * load(w->k.drive + j) * adjoint_a;
             if (s->dynamic) {
                 const float *gates = s->gates + (t * s->batch + first + row) * 2 * n + j;
                 vec f = load_some(gates, count), f0 = load_some(gates + n, count);
@@ -135,19 +146,14 @@ static void emit_panel(const struct sequence *s, struct sweep *w, int64_t t, int
                 store(w->out.baseline + slot, f0 * (1.0f - f0) * b0);
                 store(w->out.y + slot, y_now);
                 store(w->out.a + slot, a_now);
-                sum_b += (f - gain) * b;
-                sum_b0 += (f0 - baseline) * b0;
+                add_to(sums + 3 * width + j, (f - gain) * b);
+                add_to(sums + 4 * width + j, (f0 - baseline) * b0);
                 next_b -= load(w->k.b + j) * b;
                 next_b0 -= load(w->k.b0 + j) * b0;
             }
             store(w->adjoint_b + at, b + next_b);
             store(w->adjoint_b0 + at, b0 + next_b0);
         }
-        add_to(sums + lane, sum_y);
-        add_to(sums + width + lane, sum_a);
-        add_to(sums + 2 * width + lane, sum_drive);
-        add_to(sums + 3 * width + lane, sum_b);
-        add_to(sums + 4 * width + lane, sum_b0);
     }
 }
 
@@ -165,15 +171,26 @@ static void pull_panel(const struct sequence *s, struct sweep *w, int64_t t, int
                                      {rows_of(w->out.baseline, s, rows, step), stride, n}};
     float *from_pool = w->buffer, *from_u = w->buffer + size;
     float *gate_y = w->buffer + 2 * size, *gate_a = w->buffer + 3 * size;
+    /* What the step before reads. */
+    const int64_t ahead = ((t - 1) * s->batch + first) * n + column;
+    const int64_t fetched = t > 0 ? rows : 0, before = t > 1 ? rows : 0;
+    fetch(s->recurrent + ahead, fetched, n);
+    fetch(s->ys + ahead - s->batch * n, before, n);
     product(rows, &pooled, 1, panel, from_pool);
     panel += n * PANEL;
+    fetch(s->activities + ahead - s->batch * n, before, n);
+    if (s->grad_ys)
+        fetch(s->grad_ys + ahead, fetched, n);
     if (!s->identity) {
         product(rows, &recurrent, 1, panel, from_u);
         panel += n * PANEL;
     }
     if (s->dynamic) {
+        const float *earlier = s->gates + 2 * (ahead - column) + column;
+        fetch(earlier, fetched, 2 * n);
         product(rows, gates, 2, panel, gate_y);
         panel += 2 * n * PANEL;
+        fetch(earlier + n, fetched, 2 * n);
         product(rows, gates, 2, panel, gate_a);
     }
     for (int64_t row = 0; row < rows; row++) {
@@ -274,6 +291,7 @@ static void adjoint_tile(const struct sequence *s, struct arena arena, int64_t f
     w.adjoint_y = cut(&arena, matrix), w.next_y = cut(&arena, matrix);
     w.next_a = cut(&arena, matrix);
     w.adjoint_b = cut(&arena, matrix), w.adjoint_b0 = cut(&arena, matrix);
+    w.drives = cut(&arena, s->tile * width);
     w.buffer = cut(&arena, 4 * s->tile * PANEL);
     w.sums = cut(&arena, 5 * width);
     const struct gradients g = split_gradients(s);
@@ -289,8 +307,7 @@ static void adjoint_tile(const struct sequence *s, struct arena arena, int64_t f
         for (int64_t t = stop - 1; t >= start; t--) {
             const int64_t step = t - start;
             float *next_a = step ? rows_of(w.out.activity, s, rows, step - 1) : w.next_a;
-            for (int64_t column = 0; column < width; column += PANEL)
-                emit_panel(s, &w, t, step, first, rows, column);
+            emit_step(s, &w, t, step, first, rows);
             for (int64_t column = 0; column < width; column += PANEL)
                 pull_panel(s, &w, t, step, first, rows, column, next_a);
             if (s->grad_x)
@@ -310,7 +327,7 @@ static void adjoint_tile(const struct sequence *s, struct arena arena, int64_t f
 int NAME(sequence_adjoint)(const struct sequence *s, int64_t first, int64_t last)
 {
     const int64_t matrix = s->tile * row_stride(s->neurons), width = padded(s->neurons);
-    const int64_t floats = (s->segment * 11 + 7) * (matrix + 16) + 4 * s->tile * PANEL +
+    const int64_t floats = (s->segment * 11 + 8) * (matrix + 16) + 4 * s->tile * PANEL +
                            11 * (width + 16);
     float *memory = reserve(floats);
     if (!memory)

@@ -41,6 +41,26 @@ INLINE void store_some(float *to, vec values, int64_t count)
         memcpy(to, &values, 4 * (size_t)count);
 }
 
+/* Past the caches, for what is not read again soon; `to` is aligned to a vector. A call that has
+   streamed ends with `fence`. */
+INLINE void stream(float *to, vec values)
+{
+#if defined(__x86_64__) && LANES == 16
+    __builtin_ia32_movntps512(to, values);
+#elif defined(__x86_64__) && LANES == 8
+    __builtin_ia32_movntps256(to, values);
+#else
+    store(to, values);
+#endif
+}
+
+INLINE void fence(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
+}
+
 /* Written out, for then compilers broadcast straight from memory. */
 INLINE vec broadcast(float x)
 {

@@ -2,6 +2,9 @@
 
 #include <stdlib.h>
 
+/* Floats of a variable's history that the caches are too small for. */
+#define LARGE_HISTORY (1 << 19)
+
 /* Scratch memory, cut from one allocation. */
 struct arena {
     float *next;
@@ -71,6 +74,7 @@ struct state {
     float *y, *a;
     float *active; /* drive(y) */
     float *pool;   /* active^2 relu(a) */
+    float *recurrent, *gate, *baseline; /* u and f of the step that led there. */
 };
 
 INLINE vec drive(const struct sequence *s, vec y)
@@ -116,7 +120,6 @@ static void step_panel(const struct sequence *s, const struct rates *k, struct s
     for (int64_t row = 0; row < rows; row++) {
         for (int64_t lane = 0; lane < PANEL; lane += LANES) {
             const int64_t j = column + lane, at = row * stride + j, in = row * PANEL + lane;
-            const int64_t to = (t * s->batch + first + row) * n + j;
             vec y = load(now.y + at), a = load(now.a + at);
             vec gain = load(b + at), baseline_gain = load(b0 + at);
             vec z = drive(s, load(drives + in));
@@ -133,33 +136,58 @@ static void step_panel(const struct sequence *s, const struct rates *k, struct s
             store(next.a + at, new_a);
             store(next.active + at, active);
             store(next.pool + at, active * active * relu(new_a));
-            store_some(s->ys + to, new_y, n - j);
-            if (s->keep) {
-                store_some(s->activities + to, new_a, n - j);
-                store_some(s->recurrent + to, u, n - j);
-            }
+            store(next.recurrent + at, u);
             if (s->dynamic) {
                 vec f = sigmoid(load(gate + in)), f0 = sigmoid(load(baseline + in));
                 store(b + at, gain + load(k->b + j) * (f - gain));
                 store(b0 + at, baseline_gain + load(k->b0 + j) * (f0 - baseline_gain));
-                if (s->keep) {
-                    float *gates = s->gates + (t * s->batch + first + row) * 2 * n + j;
-                    store_some(gates, f, n - j);
-                    store_some(gates + n, f0, n - j);
-                }
+                store(next.gate + at, f);
+                store(next.baseline + at, f0);
             }
         }
+    }
+}
+
+/* Write what is kept of a step, whole rows at a time. */
+static void write_rows(const struct sequence *s, float *to, int64_t to_stride, const float *from,
+                       int64_t rows)
+{
+    const int64_t n = s->neurons, stride = row_stride(n);
+    /* A long history does not fit into the caches; it must not displace the weights there. */
+    const int large = s->steps * s->batch * n > LARGE_HISTORY;
+    if (!large || n % LANES || to_stride % LANES || (uintptr_t)to % sizeof(vec)) {
+        copy_rows(to, to_stride, from, stride, rows, n);
+        return;
+    }
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t j = 0; j < n; j += LANES)
+            stream(to + row * to_stride + j, load(from + row * stride + j));
+}
+
+static void keep_step(const struct sequence *s, struct state next, int64_t row, int64_t rows)
+{
+    const int64_t n = s->neurons;
+    write_rows(s, s->ys + row * n, n, next.y, rows);
+    if (!s->keep)
+        return;
+    write_rows(s, s->activities + row * n, n, next.a, rows);
+    write_rows(s, s->recurrent + row * n, n, next.recurrent, rows);
+    if (s->dynamic) {
+        write_rows(s, s->gates + 2 * row * n, 2 * n, next.gate, rows);
+        write_rows(s, s->gates + (2 * row + 1) * n, 2 * n, next.baseline, rows);
     }
 }
 
 static void forward_tile(const struct sequence *s, struct arena arena, int64_t first, int64_t rows)
 {
     const int64_t n = s->neurons, stride = row_stride(n), width = padded(n);
+    const int64_t matrix = s->tile * stride;
+    float *kept[3] = {cut(&arena, matrix), cut(&arena, matrix), cut(&arena, matrix)};
     struct state states[2];
     for (int i = 0; i < 2; i++)
-        states[i] = (struct state){cut(&arena, s->tile * stride), cut(&arena, s->tile * stride),
-                                   cut(&arena, s->tile * stride), cut(&arena, s->tile * stride)};
-    float *b = cut(&arena, s->tile * stride), *b0 = cut(&arena, s->tile * stride);
+        states[i] = (struct state){cut(&arena, matrix), cut(&arena, matrix), cut(&arena, matrix),
+                                   cut(&arena, matrix), kept[0], kept[1], kept[2]};
+    float *b = cut(&arena, matrix), *b0 = cut(&arena, matrix);
     float *buffer = cut(&arena, 5 * s->tile * PANEL);
     const struct rates k = cut_rates(&arena, s, width);
     struct state now = states[0], next = states[1];
@@ -167,7 +195,7 @@ static void forward_tile(const struct sequence *s, struct arena arena, int64_t f
     copy_rows(now.a, stride, s->a + first * n, n, rows, n);
     copy_rows(b, stride, s->gains + 2 * first * n, 2 * n, rows, n);
     copy_rows(b0, stride, s->gains + (2 * first + 1) * n, 2 * n, rows, n);
-    prepare(s, now, s->tile * stride);
+    prepare(s, now, matrix);
     for (int64_t t = 0; t < s->steps; t++) {
         if (s->keep && t % s->segment == 0) {
             float *gains = s->checkpoints + (t / s->segment * s->batch + first) * 2 * n;
@@ -176,6 +204,7 @@ static void forward_tile(const struct sequence *s, struct arena arena, int64_t f
         }
         for (int64_t column = 0; column < width; column += PANEL)
             step_panel(s, &k, now, next, b, b0, t, first, rows, column, buffer);
+        keep_step(s, next, t * s->batch + first, rows);
         struct state old = now;
         now = next, next = old;
     }
@@ -188,7 +217,7 @@ static void forward_tile(const struct sequence *s, struct arena arena, int64_t f
 int NAME(sequence_forward)(const struct sequence *s, int64_t first, int64_t last)
 {
     const int64_t stride = row_stride(s->neurons), width = padded(s->neurons);
-    const int64_t floats = 10 * (s->tile * stride + 16) + 5 * s->tile * PANEL + 6 * (width + 16);
+    const int64_t floats = 13 * (s->tile * stride + 16) + 5 * s->tile * PANEL + 6 * (width + 16);
     float *memory = reserve(floats);
     if (!memory)
         return 1;
@@ -197,5 +226,6 @@ int NAME(sequence_forward)(const struct sequence *s, int64_t first, int64_t last
         forward_tile(s, (struct arena){memory}, row, rows);
     }
     free(memory);
+    fence();
     return 0;
 }

@@ -18,7 +18,7 @@ from ..folding import Folded, Gates
 __all__ = ["TILE", "NativePasses"]
 
 # Samples of a tile, and about how many rows of a segment's steps a product of gradients sums over.
-TILE, GRADIENT_ROWS = 32, 128
+TILE, GRADIENT_ROWS = 24, 48
 # Multiplications that are worth a thread.
 _WORTH_A_THREAD = 1 << 19
 
