@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 
 source = Path("deq_organics/native/source")
 digest = hashlib.sha256()
-# As deq_organics.native.library computes it, which cannot be imported before it is installed.
+# As deq_organics.native.shared_library computes it, which cannot be imported here.
 for path in sorted(source.glob("*.[ch]")):
     digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
 

@@ -51,6 +51,9 @@ BARRED_BATCH, BARRED_STEPS = 256, 784
 BARRED_MILLISECONDS = {128: 8.0, 64: 4.5}
 BARRED_OUTPUT_ERROR, BARRED_GRADIENT_ERROR = 1e-5, 1e-4
 BARRED_SPEEDUP = 60.0
+# On one thread of a CPU: our time over that of `fused`, of torch's LSTM and of the published cell.
+BARRED_CPU_STEPS = (98, 784)
+BARRED_CPU_RATIOS = {64: (0.42, 0.5, 0.22), 128: (0.55, 0.7, 0.4)}
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,13 @@ def bars(results: list[dict[str, Any]], on_gpu: bool) -> list[Bar]:
                 Bar(f"{units} units: time over {LSTM}'s", "at most", 1.0, lstm and 1 / lstm),
                 Bar(f"{units} units: published over ours", "at least", BARRED_SPEEDUP, published),
             ]
+        on_thread = not on_gpu and torch.get_num_threads() == 1 and result["batch"] == BARRED_BATCH
+        if on_thread and result["steps"] in BARRED_CPU_STEPS and units in BARRED_CPU_RATIOS:
+            peers = ("fused", LSTM, PUBLISHED)
+            for peer, limit in zip(peers, BARRED_CPU_RATIOS[units], strict=True):
+                ratio = figures.get(peer, {}).get("ratio")
+                name = f"{units} units, {result['steps']} steps: time over {peer}'s"
+                found.append(Bar(name, "at most", limit, ratio and 1 / ratio))
         found += [
             Bar(
                 f"{units} units: error of outputs",

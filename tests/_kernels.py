@@ -1,4 +1,4 @@
-"""Where kernels are tested: on a GPU, or where there is none under Triton's interpreter."""
+"""Where kernels are tested: on a GPU, or under Triton's interpreter; those in C where compiled."""
 
 from typing import Any
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from deq_organics import self_check
+from deq_organics.native import native_refusal
 
-__all__ = ["DEVICE", "KERNELS", "pass_self_checks"]
+__all__ = ["DEVICE", "FIRST_ON_CPU", "KERNELS", "NATIVE", "SINGLE", "pass_self_checks"]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -28,6 +29,12 @@ def _is_ready() -> bool:
     return True
 
 
+_REFUSAL = native_refusal(torch.device("cpu"))
+NATIVE = pytest.mark.skipif(_REFUSAL is not None, reason=str(_REFUSAL))
+# The backend of sequences that `auto` takes there in single precision.
+FIRST_ON_CPU = "native" if _REFUSAL is None else "fused"
+# Backends that compute in single precision only.
+SINGLE = ("cuda", "native")
 KERNELS = pytest.mark.skipif(not _is_ready(), reason="the package triton is missing")
 
 

@@ -52,5 +52,5 @@ def spread(call: Callable[[int, int, int], int], rows: int, most: int) -> None:
 
 
 def part_count(rows: int, most: int) -> int:
-    """In how many parts :func:`spread` cuts the rows; as long as torch's threads stay as they are."""
+    """In how many parts :func:`spread` cuts the rows, while torch's threads stay as they are."""
     return max(1, min(rows, most, torch.get_num_threads()))

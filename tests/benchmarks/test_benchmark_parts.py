@@ -182,7 +182,7 @@ def test_verdicts() -> None:
     assert "at most 8" in bar_table(list(verdicts))
 
 
-def test_bars_of_sequences_follow_from_figures() -> None:
+def test_bars_of_sequences_follow_from_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     contenders = {
         "auto": {"milliseconds": 7.0, "output_error": 1e-6, "gradient_error": 2e-4},
         "nn.LSTM": {"ratio": 0.8},
@@ -197,8 +197,13 @@ def test_bars_of_sequences_follow_from_figures() -> None:
         "128 units: error of outputs": (1e-6, "met"),
         "128 units: error of the worst gradient": (2e-4, "missed"),
     }
-    # Times mean nothing elsewhere.
+    # On a CPU ratios count, on one thread.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert len(bars([result], on_gpu=False)) == 2
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    found = {bar.name: (bar.measured, bar.verdict) for bar in bars([result], on_gpu=False)}
+    assert found["128 units, 784 steps: time over nn.LSTM's"] == (1.25, "missed")
+    assert found["128 units, 784 steps: time over fused's"] == (None, "not measured")
     assert len(bars([{**result, "steps": 98}], on_gpu=True)) == 2
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from _kernels import FIRST_ON_CPU
 from _runs import short_run
 
 import smnist_bptt
@@ -196,11 +197,11 @@ def test_the_paper_schedule_falls_every_thirty_epochs() -> None:
     assert rates == pytest.approx([1, 1, 0.8, 0.8, 0.64, 0.8**9])
 
 
-def test_sequences_are_fused_on_the_cpu() -> None:
+def test_sequences_are_fast_on_the_cpu() -> None:
     model = build()
     assert isinstance(model.rnn, ORGaNICsRNN)
     sequences = model.sequences(torch.rand(2, 28, 28))
-    assert model.rnn.backend_for(sequences).backend.name == "fused"
+    assert model.rnn.backend_for(sequences).backend.name == FIRST_ON_CPU
 
 
 def test_a_diverging_circuit_is_noticed() -> None:

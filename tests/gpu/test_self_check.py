@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
-from _kernels import DEVICE, KERNELS
+from _kernels import DEVICE, FIRST_ON_CPU, KERNELS
 from torch import Tensor
 
 from deq_organics import Circuit, ORGaNICsDEQ, singular_value
@@ -21,6 +21,7 @@ from deq_organics.steady_state.backends.triton.self_check import steady_state_fa
 from recurrent import ORGaNICsRNN
 from recurrent.backends import cuda as sequences
 
+NEXT = "fused" if DEVICE.type == "cuda" else FIRST_ON_CPU
 pytestmark = [
     KERNELS,
     # NumPy's word for what a GPU does in silence.
@@ -256,7 +257,7 @@ class TestTheFamilies:
         monkeypatch.setattr(passes, wrong, off if kind == "wrong" else _broken)
         rnn, x = ORGaNICsRNN(2, 1, device=DEVICE), torch.rand(2, 2, 2, device=DEVICE)
         choice = rnn.backend_for(x)
-        assert choice.backend.name == "fused"
+        assert choice.backend.name == NEXT
         assert "the self-check of its sequence kernels failed" in choice.reason
         assert told in choice.reason
         rnn.backend = "cuda"
@@ -265,7 +266,7 @@ class TestTheFamilies:
         with torch.no_grad():
             rnn.backend = "auto"
             forward_only = rnn.backend_for(x).backend.name
-        assert forward_only == ("fused" if wrong == "run_forward" else "cuda")
+        assert forward_only == (NEXT if wrong == "run_forward" else "cuda")
 
 
 class TestRightKernels:
@@ -319,8 +320,7 @@ def _forbid_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(singular_value, "_launch", launched)
     monkeypatch.setattr(drive, "_launch", launched)
     monkeypatch.setattr(steady_state, "_kernels", launched)
-    monkeypatch.setattr(sequences, "run_forward", launched)
-    monkeypatch.setattr("recurrent.backends.cuda.self_check.run_forward", launched)
+    monkeypatch.setattr("recurrent.backends.cuda.passes.run_forward", launched)
 
 
 class TestNamedBackends:

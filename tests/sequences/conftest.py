@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from _kernels import DEVICE, KERNELS, pass_self_checks
+from _kernels import DEVICE, KERNELS, NATIVE, pass_self_checks
 
 from recurrent.backends import cuda
 
@@ -22,7 +22,17 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.fixture(params=["reference", "fused", pytest.param("cuda", marks=KERNELS)])
+@pytest.fixture(
+    params=[
+        "reference",
+        "fused",
+        pytest.param(
+            "native",
+            marks=[NATIVE, pytest.mark.skipif(DEVICE.type != "cpu", reason="not on a GPU")],
+        ),
+        pytest.param("cuda", marks=KERNELS),
+    ]
+)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every backend by its name; the kernels run on the CPU where there is no GPU."""
     if request.param == "cuda" and DEVICE.type == "cpu":

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from _derivatives import outputs_and_gradients
+from _kernels import FIRST_ON_CPU
 from torch import Tensor
 
 from recurrent import ORGaNICsRNN, State
@@ -177,12 +178,15 @@ def test_second_derivatives_of_the_reference() -> None:
     assert x.grad.isfinite().all()
 
 
-def test_auto_prefers_fused_and_says_why_not() -> None:
+def test_auto_prefers_native_then_fused_and_says_why_not() -> None:
     rnn, x = ORGaNICsRNN(2, 3), torch.rand(4, 1, 2)
-    assert rnn.backend_for(x).backend.name == "fused"
+    assert rnn.backend_for(x).backend.name == FIRST_ON_CPU
+    double = ORGaNICsRNN(2, 3, dtype=torch.float64).backend_for(x.double())
+    assert double.backend.name == "fused"
+    assert "native does not support torch.float64, only float32" in double.reason
     # Half precision is stepped in float32; a backend alone does not know that.
     half = ORGaNICsRNN(2, 3, dtype=torch.bfloat16)
-    assert half.backend_for(x.bfloat16()).backend.name == "fused"
+    assert half.backend_for(x.bfloat16()).backend.name == FIRST_ON_CPU
     cell: Any = half.cells[0]
     state = State(*torch.rand(4, 1, 3).bfloat16())
     parameters = cell.parameters_of_step().to(torch.bfloat16)
@@ -227,7 +231,7 @@ def test_a_registered_backend_is_asked_first(monkeypatch: pytest.MonkeyPatch) ->
     rnn = ORGaNICsRNN(2, 3)
     assert (rnn(torch.rand(4, 1, 2))[0] == 3).all()
     choice = rnn.backend_for(torch.rand(2, 1, 2))
-    assert choice.backend.name == "fused"
+    assert choice.backend.name == FIRST_ON_CPU
     assert "constant does not support short sequences" in choice.reason
     with pytest.raises(ValueError, match="'fused' is taken"):
         registry.register(registry.FusedBackend())  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from _kernels import DEVICE
+from _kernels import DEVICE, FIRST_ON_CPU, SINGLE
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, unpack_sequence
 
@@ -42,7 +42,7 @@ def weighted_gradients(results: Sequence[Tensor], leaves: Sequence[Tensor]) -> t
 def test_each_sequence_is_as_if_it_were_alone(backend: str, seed: int) -> None:
     draw = random.Random(seed)
     torch.manual_seed(seed)
-    dtype = torch.float32 if backend == "cuda" else torch.float64
+    dtype = torch.float32 if backend in SINGLE else torch.float64
     options: dict[str, Any] = {**OPTIONS[seed % len(OPTIONS)], "batch_first": draw.random() < 0.5}
     rnn = ORGaNICsRNN(2, 4, backend=backend, dtype=dtype, device=DEVICE, **FAST, **options)
     # Triton's interpreter is slow.
@@ -70,7 +70,7 @@ def test_each_sequence_is_as_if_it_were_alone(backend: str, seed: int) -> None:
         *(torch.stack(part, 1) for part in zip(*(end for _, end in alone), strict=True)),
     ]
     tolerance: dict[str, Any] = (
-        {"rtol": 1e-4, "atol": 1e-6} if backend == "cuda" else {"rtol": 1e-9, "atol": 1e-12}
+        {"rtol": 1e-4, "atol": 1e-6} if backend in SINGLE else {"rtol": 1e-9, "atol": 1e-12}
     )
     for got, known in zip(results, expected, strict=True):
         torch.testing.assert_close(got, known, **tolerance)
@@ -95,7 +95,7 @@ def test_conventions_are_those_of_torch(enforce_sorted: bool) -> None:
     padded, _ = nn.utils.rnn.pad_packed_sequence(output, batch_first=True)
     torch.testing.assert_close(padded[range(4), lengths - 1], last.y[-1])
     choice = ours.backend_for(packed)
-    assert choice.backend.name == "fused"
+    assert choice.backend.name == FIRST_ON_CPU
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

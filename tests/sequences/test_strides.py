@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from _kernels import DEVICE
+from _kernels import DEVICE, SINGLE
 from _oracle import oracle
 from torch import Tensor, nn
 
@@ -98,7 +98,7 @@ def derivatives(
 def test_results_and_gradients_are_those_of_a_plain_loop(backend: str, seed: int) -> None:
     draw = random.Random(seed)
     torch.manual_seed(seed)
-    dtype = torch.float32 if backend == "cuda" else torch.float64
+    dtype = torch.float32 if backend in SINGLE else torch.float64
     steps, batch, features, n = (draw.randint(1, most) for most in (5, 5, 3, 7))
     rnn = ORGaNICsRNN(
         features,
@@ -154,7 +154,7 @@ def test_results_and_gradients_are_those_of_a_plain_loop(backend: str, seed: int
         State(*map(double, state)),
         list(map(double, weights)),
     )
-    tolerance = 2e-5 if backend == "cuda" else 1e-10
+    tolerance = 2e-5 if backend in SINGLE else 1e-10
     for value, known in zip(got, expected, strict=True):
         assert (value.cpu() - known).norm() <= tolerance * (1 + known.norm())
     for name, known in exact.items():

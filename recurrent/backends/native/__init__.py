@@ -30,11 +30,11 @@ class NativeBackend:
     name = "native"
 
     def refusal(self, sequence: SequenceWork) -> str | None:
-        if (refusal := native_refusal(sequence.x.device)) is not None:
-            return refusal
         if sequence.x.dtype != torch.float32:
             return f"{sequence.x.dtype}, only float32"
-        return refuse_by_hand(sequence) or native_failure(sequence)
+        # Tracers first: they cannot follow the search for a library.
+        refusal = refuse_by_hand(sequence) or native_refusal(sequence.x.device)
+        return refusal or native_failure(sequence)
 
     def run(self, sequence: SequenceWork) -> tuple[Tensor, State]:
         return run_by_hand(NativePasses(), sequence)

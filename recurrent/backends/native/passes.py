@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from deq_organics.native import library, spread
 from deq_organics.native.memory import empty
@@ -66,7 +67,7 @@ class NativePasses:
             ("activities", "recurrent", "gates", "checkpoints")
         )
         ys = empty((steps, batch, n), x)
-        first = (None, None)
+        first: tuple[Tensor | None, Tensor | None] = (None, None)
         if keep:
             first = (y.clone(), a.clone())
             kept["activities"], kept["recurrent"] = (empty((steps, batch, n), x) for _ in range(2))
@@ -98,6 +99,9 @@ class NativePasses:
             return call(ctypes.byref(arguments), ctypes.c_int64(start), ctypes.c_int64(stop))
 
         spread(run, batch, _threads(steps, batch, n))
+        written = (ys, y, a, gains, *kept.values())
+        # Who kept one of them (a selective checkpoint does) learns that a kernel has written it.
+        increment_version([tensor for tensor in written if tensor is not None])
         return Forward(ys, y, a, gains, (x, *first, ys if keep else None, *kept.values()))
 
     def backward(

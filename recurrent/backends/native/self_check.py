@@ -37,7 +37,10 @@ def native_failure(sequence: SequenceWork) -> str | None:
         sequence.parameters.gain is not None,
     )
     return failure(
-        "sequence kernels", sequence.x.device, variant, lambda device: _check(variant, device)
+        "native sequence kernels",
+        sequence.x.device,
+        variant,
+        lambda device: _check(variant, device),
     )
 
 
