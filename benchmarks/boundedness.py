@@ -67,7 +67,12 @@ def count_diverged(
 ) -> int:
     """Number of random cells that diverge; all cells are stepped together, as one batch."""
     cells = [
-        ORGaNICsCell(arguments.input_size, arguments.hidden_size, rectified=rectified)
+        ORGaNICsCell(
+            arguments.input_size,
+            arguments.hidden_size,
+            rectified=rectified,
+            recurrence="unconstrained",
+        )
         for _ in range(arguments.cells)
     ]
     parameters = with_steps(stack([cell.parameters_of_step() for cell in cells]), step_size)

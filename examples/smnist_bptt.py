@@ -71,7 +71,7 @@ FULL_MNIST_RECIPE = SequenceRecipe(
     max_step_y=0.3,
     max_step_a=0.05,
     max_step_b=1.0,
-    recurrence="spectral",
+    recurrence="bounded",
 )
 FEW_IMAGES_RECIPE = dataclasses.replace(FULL_MNIST_RECIPE, epochs=40, batch_size=64, ema_decay=0.99)
 FEW_IMAGES = 10_000

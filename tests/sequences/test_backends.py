@@ -17,6 +17,7 @@ MODELS = [
 VARIANTS = [
     {"recurrence": "spectral"},
     {"recurrence": "identity"},
+    {"recurrence": "unconstrained"},
     {"input_gains": "fixed"},
     {"learn_time_constants": False, "readout": "rates"},
     {"num_layers": 2, "semisaturation": 0.6},

@@ -23,6 +23,7 @@ VARIANTS = [
     {},
     {"recurrence": "spectral"},
     {"recurrence": "identity"},
+    {"recurrence": "unconstrained"},
     {"input_gains": "fixed"},
     {"learn_time_constants": False, "readout": "rates"},
     {"num_layers": 2, "semisaturation": 0.6},

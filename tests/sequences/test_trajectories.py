@@ -108,7 +108,8 @@ def weights_of(cell: ORGaNICsCell) -> dict[str, torch.Tensor]:
 
 
 def test_an_unstable_circuit_is_not_blamed_on_the_step():
-    cell = ORGaNICsCell(1, 2, input_gains="fixed", rectified=False)
+    options = {"recurrence": "unconstrained", "input_gains": "fixed", "rectified": False}
+    cell = ORGaNICsCell(1, 2, **options)
     with torch.no_grad():
         cell.recurrent_weight.copy_(5 * torch.eye(2))
     state = State(torch.zeros(2), torch.full((2,), 1e-4), torch.ones(2), torch.ones(2))
@@ -120,7 +121,8 @@ def test_an_unstable_circuit_is_not_blamed_on_the_step():
 
 
 def test_divergence_is_reported_and_costs_no_error():
-    cell = ORGaNICsCell(1, 2, input_gains="fixed", rectified=False, max_step_y=1.0, max_step_a=1.0)
+    options = {"recurrence": "unconstrained", "input_gains": "fixed", "rectified": False}
+    cell = ORGaNICsCell(1, 2, max_step_y=1.0, max_step_a=1.0, **options)
     with torch.no_grad():
         cell.recurrent_weight.mul_(50.0)
     state = State(*torch.full((4, 2), 30.0))
@@ -133,7 +135,7 @@ def test_divergence_is_reported_and_costs_no_error():
 
 @pytest.mark.parametrize("rectified", [True, False])
 def test_cells_of_the_recipe_stay_bounded(rectified):
-    cell = ORGaNICsCell(2, 16, rectified=rectified)
+    cell = ORGaNICsCell(2, 16, rectified=rectified, recurrence="unconstrained")
     with torch.no_grad():
         state = cell.draw_state(32)
         for _ in range(2000):
