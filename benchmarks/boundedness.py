@@ -72,7 +72,12 @@ def main(options: Options) -> None:
 def count_diverged(rectified: bool, largest: float, step_size: float, options: Options) -> int:
     """Number of random cells that diverge; all cells are stepped together, as one batch."""
     cells = [
-        ORGaNICsCell(options.input_size, options.hidden_size, rectified=rectified)
+        ORGaNICsCell(
+            options.input_size,
+            options.hidden_size,
+            rectified=rectified,
+            recurrence="unconstrained",
+        )
         for _ in range(options.cells)
     ]
     parameters = with_steps(stack([cell.parameters_of_step() for cell in cells]), step_size)

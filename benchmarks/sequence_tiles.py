@@ -80,7 +80,13 @@ def main(options: Options) -> int:
     """Times all candidates; the exit status is 1 if one does not run."""
     report = Report("sequence_tiles", options)
     torch.manual_seed(options.seed)
-    rnn = ORGaNICsRNN(1, options.hidden_size, backend="cuda", device=options.device)
+    rnn = ORGaNICsRNN(
+        1,
+        options.hidden_size,
+        backend="cuda",
+        recurrence="unconstrained",
+        device=options.device,
+    )
     x = torch.rand(options.steps, options.batch, 1, device=options.device)
     weights = torch.randn(options.batch, options.hidden_size, device=options.device)
 

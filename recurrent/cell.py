@@ -24,7 +24,7 @@ from .precision import full_precision, state_type
 
 __all__ = ["ORGaNICsCell"]
 
-RECURRENCES = ("unconstrained", "spectral", "identity", "bounded")
+RECURRENCES = ("bounded", "spectral", "unconstrained", "identity")
 INPUT_GAINS = ("dynamic", "fixed")
 RECTIFIERS = ("before_weights", "after_weights")
 
@@ -56,10 +56,10 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         rectified: Use the rectified model; else the main model (Eq. 1/15) with ``z = Wzx x``.
         learn_time_constants: Learn ``dt / tau = max * sigmoid(p)`` from ``p ~ N(0, 1)``; else
             they are fixed at ``p = 1``.
-        recurrence: Recurrent weights ``Wr``: ``"unconstrained"`` (learned), ``"spectral"``
-            (learned, largest singular value at most 1), ``"identity"`` (fixed) or ``"bounded"``
-            (learned, with ``Wzx`` and ``W`` constrained too, so that no state ever leaves
-            :meth:`state_bound`). The first three do not keep the states bounded.
+        recurrence: Recurrent weights ``Wr``: ``"bounded"`` (learned, with ``Wzx`` and ``W``
+            constrained too, so that no state ever leaves :meth:`state_bound`), ``"spectral"``
+            (learned, largest singular value at most 1), ``"unconstrained"`` (learned) or
+            ``"identity"`` (fixed). Only the first keeps the states bounded.
         input_gain: ``"dynamic"`` (Eq. 17) or ``"fixed"`` (``b`` and ``b0`` keep the values of
             the initial state).
         rectifier: ``"before_weights"``, ``Wr relu(y)`` as in Eq. 87, or ``"after_weights"``,
@@ -109,7 +109,7 @@ class ORGaNICsCell(SavesOptions, HoldsConstrained):
         *,
         rectified: bool = True,
         learn_time_constants: bool = True,
-        recurrence: str = "unconstrained",
+        recurrence: str = "bounded",
         input_gain: str = "dynamic",
         rectifier: str = "before_weights",
         semisaturation: float = 1.0,

@@ -95,7 +95,7 @@ class ORGaNICsRNN(SavesOptions):
         rectified: bool = True,
         learn_time_constants: bool = True,
         backend: str = "auto",
-        recurrence: str = "unconstrained",
+        recurrence: str = "bounded",
         input_gain: str = "dynamic",
         readout: str = "y",
         rectifier: str = "before_weights",

@@ -99,7 +99,7 @@ def entries(units: int, weights: Tensor, published: Path | None, seed: int) -> l
 
 def _organics(units: int, backend: str, seed: int) -> ORGaNICsRNN:
     torch.manual_seed(seed)
-    return ORGaNICsRNN(1, units, backend=backend)
+    return ORGaNICsRNN(1, units, backend=backend, recurrence="unconstrained")
 
 
 def _ours(units: int, weights: Tensor, seed: int, name: str, backend: str, precision: str) -> Entry:

@@ -38,7 +38,7 @@ FULL_MNIST_RECIPE = SequenceRecipe(
     max_step_y=0.3,
     max_step_a=0.05,
     max_step_b=1.0,
-    recurrence="spectral",
+    recurrence="bounded",
 )
 
 

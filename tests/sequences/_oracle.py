@@ -36,12 +36,21 @@ def oracle(rnn: ORGaNICsRNN, x: Tensor, state: State) -> tuple[Tensor, State]:
         if cell.recurrence == "spectral":
             wr = wr / torch.linalg.svdvals(wr)[0].clamp(min=1)
         w = 1 / (1 + torch.exp(-free("normalization_weight")))
+        wzx = free("input_weight")
+        if cell.recurrence == "bounded":
+            bounds = {
+                name: getattr(cell.parametrizations, name).constraint.bound
+                for name in ("input_weight", "recurrent_weight", "normalization_weight")
+            }
+            wzx = _within(wzx, bounds["input_weight"])
+            w = _within(w, bounds["normalization_weight"])
+            wr = _recurrent_within(wr, bounds["recurrent_weight"], cell.model.rectified)
         sigma = free("semisaturation")
         k_y = step_size("step_y", cell.max_steps["y"])
         k_a = step_size("step_a", cell.max_steps["a"])
         outputs = []
         for row in rows:
-            z = torch.einsum("ij,bj->bi", free("input_weight"), row)
+            z = torch.einsum("ij,bj->bi", wzx, row)
             active = y
             if cell.model.rectified:
                 z = torch.where(z > 0, z, 0.0)
@@ -70,3 +79,27 @@ def oracle(rnn: ORGaNICsRNN, x: Tensor, state: State) -> tuple[Tensor, State]:
         finals.append((y, a, b, b0))
         rows = outputs
     return torch.stack(rows), State(*(torch.stack(parts) for parts in zip(*finals, strict=True)))
+
+
+def _within(weight: Tensor, bound: float) -> Tensor:
+    """Each row as it is, or scaled down until its absolute values sum to the bound."""
+    rows = [row if row.abs().sum() <= bound else row * (bound / row.abs().sum()) for row in weight]
+    return torch.stack(rows)
+
+
+def _recurrent_within(weight: Tensor, bound: float, nonnegative: bool) -> Tensor:
+    """The diagonal by tanh; the rest of each row, signs apart or together, within what is left."""
+    rows = []
+    for i, row in enumerate(weight):
+        own = bound * torch.tanh(row[i])
+        entries = []
+        for j, value in enumerate(row):
+            others = [row[k] for k in range(len(row)) if k != i]
+            if nonnegative:
+                others = [other for other in others if (other < 0) == (value < 0)]
+            taken = own.abs() if not nonnegative or (own < 0) == (value < 0) else 0 * own
+            total = sum((other.abs() for other in others), 0 * own)
+            fits = bool(total <= bound - taken)
+            entries.append(own if i == j else value if fits else value * ((bound - taken) / total))
+        rows.append(torch.stack(entries))
+    return torch.stack(rows)

@@ -21,6 +21,7 @@ MODELS: list[dict[str, Any]] = [
 VARIANTS: list[dict[str, Any]] = [
     {"recurrence": "spectral"},
     {"recurrence": "identity"},
+    {"recurrence": "unconstrained"},
     {"input_gain": "fixed"},
     {"learn_time_constants": False, "readout": "rates"},
     {"num_layers": 2, "semisaturation": 0.6},

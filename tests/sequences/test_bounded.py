@@ -391,4 +391,8 @@ def test_a_state_dict_of_other_bounds_is_refused() -> None:
 
 
 def test_the_bound_is_shown() -> None:
-    assert "recurrence='bounded', input_bound=3" in repr(bounded(1, 2, input_bound=3.0))
+    assert "input_bound=3" in repr(bounded(1, 2, input_bound=3.0))
+
+
+def test_cells_and_sequences_are_bounded_by_default() -> None:
+    assert ORGaNICsCell(1, 2).state_bound(1.0) == ORGaNICsRNN(1, 2).state_bound(1.0)

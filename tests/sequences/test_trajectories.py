@@ -14,6 +14,8 @@ pytestmark = pytest.mark.usefixtures("double")
 
 OPTIONS = [{}, {"rectified": False}, {"rectifier": "after_weights"}, {"input_gain": "fixed"}]
 
+FREE: dict[str, Any] = {"recurrence": "unconstrained", "input_gain": "fixed", "rectified": False}
+
 
 def settled(largest_step: float, drive: float) -> tuple[ORGaNICsCell, torch.Tensor, State]:
     """A circuit with ``Wr = I`` and fixed gains at its (always stable) fixed point."""
@@ -110,7 +112,7 @@ def weights_of(cell: ORGaNICsCell) -> dict[str, torch.Tensor]:
 
 
 def test_an_unstable_circuit_is_not_blamed_on_the_step() -> None:
-    cell = ORGaNICsCell(1, 2, input_gain="fixed", rectified=False)
+    cell = ORGaNICsCell(1, 2, **FREE)
     with torch.no_grad():
         cell.recurrent_weight.copy_(5 * torch.eye(2))
     state = State(torch.zeros(2), torch.full((2,), 1e-4), torch.ones(2), torch.ones(2))
@@ -122,7 +124,7 @@ def test_an_unstable_circuit_is_not_blamed_on_the_step() -> None:
 
 
 def test_divergence_is_reported_and_costs_no_error() -> None:
-    cell = ORGaNICsCell(1, 2, input_gain="fixed", rectified=False, max_step_y=1.0, max_step_a=1.0)
+    cell = ORGaNICsCell(1, 2, max_step_y=1.0, max_step_a=1.0, **FREE)
     with torch.no_grad():
         cell.recurrent_weight.mul_(50.0)
     state = State(*torch.full((4, 2), 30.0))
@@ -136,7 +138,7 @@ def test_divergence_is_reported_and_costs_no_error() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("rectified", [True, False])
 def test_cells_of_the_recipe_stay_bounded(rectified: bool) -> None:
-    cell = ORGaNICsCell(2, 16, rectified=rectified)
+    cell = ORGaNICsCell(2, 16, rectified=rectified, recurrence="unconstrained")
     with torch.no_grad():
         state = cell.draw_state(32)
         for _ in range(2000):
