@@ -301,6 +301,7 @@ class TestWhatTheKernelsLeaveOpen:
             close(one.flatten(), other.flatten(), 1e-4)
 
 
+@pytest.mark.slow
 def test_second_derivatives_go_through_torch() -> None:
     given = arguments(2, 3)
     drive = given["input_drive"].requires_grad_()

@@ -292,6 +292,7 @@ def test_gradcheck_without_recurrent_weights(quantity: Callable[..., Any]) -> No
     assert gradcheck(function, leaves, check_forward_ad=True, fast_mode=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_second_derivatives(quantity: Callable[..., Any]) -> None:
     function, leaves = as_function(quantity, exponent=3.0)

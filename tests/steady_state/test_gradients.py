@@ -47,6 +47,7 @@ def test_gradcheck(
     assert gradcheck(function, leaves, check_forward_ad=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("exponent", "rectified"), [(2.0, False), (2.0, True), (3.0, False)])
 @pytest.mark.parametrize("recurrence", RECURRENCES)
 def test_second_derivatives(

@@ -240,6 +240,7 @@ def test_the_fast_iteration_is_not_thrown_off_close_to_the_solution(n: int) -> N
         assert found.iterations.float().mean() < 25
 
 
+@pytest.mark.slow
 def test_nothing_but_its_own_solvers_needs_torchdeq() -> None:
     code = """
 import sys
