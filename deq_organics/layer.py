@@ -72,8 +72,8 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
         on_failure: ``"error"``, ``"warn"`` or ``"ignore"``; see :meth:`Circuit.steady_state`.
         verify_stability: Check at every call that the steady states are stable; see
             :meth:`Circuit.steady_state`.
-        backend: ``"torch"``, ``"cuda"`` or ``"auto"``; see :meth:`Circuit.steady_state` and
-            :meth:`backend_for`.
+        backend: ``"torch"``, ``"cuda"``, ``"native"`` or ``"auto"``; see
+            :meth:`Circuit.steady_state` and :meth:`backend_for`.
         device: Device of the parameters.
         dtype: Floating-point type of the parameters. The steady state is solved in float32 at
             least.

@@ -12,6 +12,9 @@
 #include "products.h"
 #include "sequence.h"
 #include "adjoint.h"
+#include "circuits.h"
+#include "steady.h"
+#include "implicit.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

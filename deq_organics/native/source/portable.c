@@ -6,3 +6,6 @@
 #include "products.h"
 #include "sequence.h"
 #include "adjoint.h"
+#include "circuits.h"
+#include "steady.h"
+#include "implicit.h"
