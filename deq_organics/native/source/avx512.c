@@ -15,6 +15,7 @@
 #include "circuits.h"
 #include "steady.h"
 #include "implicit.h"
+#include "definite.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

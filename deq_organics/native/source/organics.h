@@ -68,4 +68,19 @@ struct circuits {
     float *adjoint_y, *adjoint_a, *gained, *pooled; /* (B, n) */
 };
 
+/* Jacobians in balanced coordinates by their factors; deq_organics/stability/balanced.py says what
+   they are. The factors are (B, n). A stride is from one circuit's to the next one's, 0 if shared. */
+struct forms {
+    int64_t neurons;
+    int64_t recurrent_stride, pool_stride;    /* Of the matrices (n, n) */
+    int64_t decay_y_stride, decay_a_stride;
+    float bound;
+    const float *recurrent_weight; /* Null where it is the identity. */
+    const float *normalization_weight;
+    const float *recurrence, *slope, *inhibition, *pooling, *excitation, *pool;
+    const float *decay_y, *decay_a;
+    const float *added; /* Columns (B, 2, 2n) whose squares are added to the form, or null. */
+    uint8_t *exceeds;   /* (B) */
+};
+
 #endif

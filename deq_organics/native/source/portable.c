@@ -9,3 +9,4 @@
 #include "circuits.h"
 #include "steady.h"
 #include "implicit.h"
+#include "definite.h"
