@@ -47,7 +47,7 @@ def dissipates(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
     n = y.shape[-1]
     everyone = torch.arange(y.shape[0], device=y.device)
     proved = torch.zeros_like(everyone, dtype=torch.bool)
-    for index in chunks(everyone, n):
+    for index in _chunks(unit, everyone):
         proved[index] = _proved(unit.select(index), 0.0)
         # Circuits are alike: where a mode of the first ones sticks out, it does in most others.
         if 2 * int(proved[index].sum()) < index.numel():
@@ -61,6 +61,14 @@ def dissipates(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
         root = torch.cat([part.expand(left.numel(), n) for part in roots], -1)
         proved[left] = _dissipates_but_for_one_mode(jacobian, unit.select(left), root)
     return proved
+
+
+def _chunks(jacobian: Balanced, index: Tensor) -> tuple[Tensor, ...]:
+    """Circuits that are proved at a time: a few, then all others where none needs memory."""
+    few = chunks(index, jacobian.pool.shape[-1])
+    if len(few) < 2 or native.refusal(jacobian) is not None:
+        return few
+    return few[0], index[len(few[0]) :]
 
 
 def _proved(jacobian: Balanced, bound: float, added: Tensor | None = None) -> Tensor:
@@ -119,7 +127,7 @@ def _dissipates_but_for_one_mode(jacobian: Balanced, unit: Balanced, root: Tenso
     weight = _MODE_WEIGHT * (1.0 + (stretched / size).square())
     added = (added * (weight.sqrt() / size)[:, None, None]).to(unit.pool.dtype)
     # Circuits that the mode excludes already are not looked at.
-    for index in chunks(proved.nonzero().squeeze(-1), root.shape[-1] // 2):
+    for index in _chunks(unit, proved.nonzero().squeeze(-1)):
         proved[index] = _proved(unit.select(index), 2.0 * _DISSIPATION, added[index])
     return proved
 

@@ -1,6 +1,7 @@
 """The Cholesky factorizations of dissipation forms by a C kernel: definite.h has the argument."""
 
 import ctypes
+
 import torch
 from torch import Tensor
 
@@ -44,6 +45,8 @@ def refusal(jacobian: Balanced) -> str | None:
     """Why the kernel cannot take these Jacobians, as part of a sentence; None if it can."""
     if (found := native_refusal(jacobian.pool.device)) is not None:
         return found
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func transforms"
     if jacobian.pool.dtype != torch.float32:
         return f"{jacobian.pool.dtype}, only float32"
     if 2 * jacobian.pool.shape[1] >= _LARGEST_FORM:

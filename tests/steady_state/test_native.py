@@ -345,11 +345,56 @@ def test_sizes_are_checked_before_memory_is_touched() -> None:
         calls.solve(problem, broken, 1e-6, 2e-6, 60)
 
 
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 40])
+def test_gated_drive(n: int) -> None:
+    """Value and gradients against torch in float64, rows of any size and zero ones among them."""
+    from deq_organics.gated_drive import gated_drive, native
+    from deq_organics.layer import _gated_drive
+
+    drive, logit, grad = torch.randn(3, 2, 9, n, generator=torch.Generator().manual_seed(n))
+    drive = drive * torch.logspace(-30, 30, 9).unsqueeze(-1)
+    drive[0, 3] = 0.0
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        leaves = [part.to(dtype).requires_grad_() for part in (drive, logit)]
+        assert (native.refusal(*leaves) is None) == (dtype == torch.float32)
+        if dtype == torch.float32:
+            kernels = (native.forward, native.backward)
+            gated = gated_drive(leaves[0], leaves[1], _gated_drive, kernels)
+        else:
+            gated = _gated_drive(*leaves)
+        results.append((gated, *torch.autograd.grad(gated, leaves, grad.to(dtype))))
+    for index, (one, other) in enumerate(zip(*results, strict=True)):
+        scale = other.abs().amax(-1, keepdim=True).clamp_min(1e-37)
+        # One neuron alone has length 1: its gradient is rounding.
+        if (n, index) != (1, 1):
+            assert ((one - other).abs() <= 2e-6 * scale).all()
+    assert not results[0][1][0, 3].any()
+    broken = drive.clone()
+    broken[1, 2, n // 2] = torch.nan
+    assert native.forward(broken, logit)[1, 2].isnan().all()
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 33, 1000])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_look_at_values(count: int, value: float) -> None:
+    from deq_organics.native.values import smallest_if_finite
+
+    values = torch.randn(count, generator=torch.Generator().manual_seed(count))
+    assert smallest_if_finite(values) == float(values.min())
+    for place in {0, count // 2, count - 1}:
+        broken = values.clone()
+        broken[place] = value
+        assert smallest_if_finite(broken) is None
+    assert smallest_if_finite(values.double()) is None
+    assert smallest_if_finite(values[:0]) is None
+
+
 def test_layer_names_its_backend() -> None:
     layer = ORGaNICsDEQ(5, 7)
     assert layer.backend_for(torch.zeros(2, 5)).backend == "native"
     layer.backend = "native"
     choice = layer.backend_for(torch.zeros(2, 5))
     assert choice.backend == "native"
-    assert "its input drive by torch (native has no kernel of it)" in choice.reason
+    assert choice.reason == "named; its singular-value bound by torch (native has no kernel of it)"
     layer(torch.rand(2, 5)).sum().backward()

@@ -16,6 +16,8 @@
 #include "steady.h"
 #include "implicit.h"
 #include "definite.h"
+#include "values.h"
+#include "gate.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -10,3 +10,5 @@
 #include "steady.h"
 #include "implicit.h"
 #include "definite.h"
+#include "values.h"
+#include "gate.h"
