@@ -14,7 +14,7 @@ static inline const float *recurrent_panels(const struct circuits *s)
 
 static inline const float *pool_panels(const struct circuits *s)
 {
-    return s->packed + s->neurons * padded(s->neurons);
+    return s->identity ? s->packed : s->packed + s->neurons * padded(s->neurons);
 }
 
 static inline const float *inverse_panels(const struct circuits *s)

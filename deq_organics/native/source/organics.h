@@ -44,7 +44,8 @@ struct sequence {
 
    `packed` are the matrices (n, n) that rows are multiplied with from the right, in panels as
    above: Wr, W and the inverse that makes the preconditioner. For the steady state they are
-   transposed; for the adjoint they are as they are, and the transposed Wr follows. */
+   transposed; for the adjoint they are as they are, and the transposed Wr follows. Where Wr is I,
+   W is the only one. */
 struct circuits {
     int64_t neurons;
     int64_t tile; /* Samples that iterate together; as they finish others take their place. */

@@ -49,7 +49,7 @@ class Shared(NamedTuple):
     """What the circuits of a batch share, made ready for the kernels."""
 
     matrices: Tensor
-    """``Wr``, ``W`` and the preconditioner's inverse, ``(3, n, n)``"""
+    """``Wr``, ``W`` and the preconditioner's inverse, ``(3, n, n)``; ``W`` alone if ``Wr = I``"""
     diagonal: Tensor
     """Of ``Wr``, ``(n,)``"""
     reference: Tensor
@@ -67,7 +67,7 @@ def prepare(problem: Problem) -> Shared:
     identity = has_identity_recurrence(problem)
     if identity:
         one = wr.new_ones(wr.shape[-1])
-        return Shared(torch.stack([wr, w, wr]), one, one, float(w.max()), identity)
+        return Shared(w.unsqueeze(0), one, one, float(w.max()), identity)
     preconditioner = Preconditioner(problem)
     return Shared(
         torch.stack([wr, w, preconditioner.inverse]),
@@ -124,11 +124,14 @@ def solve_adjoint(
     """The adjoint of ``(g_y, g_a)``, each ``(B, n)``, at the steady state; 0 without one."""
     adjoint_y, adjoint_a, gained, pooled = (y.new_empty(y.shape) for _ in range(4))
     settled = y.new_empty(y.shape[0], dtype=torch.bool)
+    matrices = shared.matrices
+    if not shared.identity:
+        matrices = torch.cat([matrices, matrices[:1].mT])
     _run(
         "steady_adjoint",
         problem,
         shared,
-        torch.cat([shared.matrices, shared.matrices[:1].mT]),
+        matrices,
         {
             "tolerance": _ADJOINT_TOLERANCE * accepted,
             "accepted": accepted,
