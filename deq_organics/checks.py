@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .native.values import smallest_if_finite
+
 __all__ = [
     "as_float_tensor",
     "check_all_finite",
@@ -22,6 +24,7 @@ __all__ = [
     "check_positive_int",
     "check_same_device",
     "is_transformed",
+    "joint_shape",
     "physical",
     "refuse_export",
     "refuse_transforms",
@@ -72,7 +75,7 @@ def as_float_tensor(name: str, value: Any) -> Tensor:
 
 def check_finite(name: str, tensor: Tensor) -> None:
     """Raise ValueError where ``tensor`` holds NaN or infinity."""
-    if _skips_values(tensor):
+    if _skips_values(tensor) or smallest_if_finite(physical(tensor)) is not None:
         return
     finite = torch.isfinite(physical(tensor))
     if not finite.all():
@@ -86,6 +89,8 @@ def check_all_finite(tensors: Mapping[str, Tensor]) -> None:
     """Like :func:`check_finite` for each tensor by its name, but waits for the device once."""
     if any(_skips_values(tensor) for tensor in tensors.values()):
         return
+    if all(smallest_if_finite(physical(tensor)) is not None for tensor in tensors.values()):
+        return
     finite = [torch.isfinite(physical(tensor)).all() for tensor in tensors.values()]
     if not torch.stack(finite).all():
         for name, tensor in tensors.items():
@@ -96,11 +101,13 @@ def check_positive(name: str, tensor: Tensor, *, allow_zero: bool = False) -> No
     """Raise ValueError where ``tensor`` is not finite and positive (or zero, if allowed)."""
     if _skips_values(tensor):
         return
-    check_finite(name, tensor)
     values = physical(tensor)
-    if values.numel() == 0:
-        return
-    smallest = float(values.min())
+    smallest = smallest_if_finite(values)
+    if smallest is None:
+        check_finite(name, tensor)
+        if values.numel() == 0:
+            return
+        smallest = float(values.min())
     if smallest < 0 or (smallest == 0 and not allow_zero):
         kind = "nonnegative" if allow_zero else "positive"
         raise ValueError(f"{name}: got a smallest value of {smallest:g}, expected {kind} values")
@@ -159,6 +166,19 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     return str(value)
 
 
+def joint_shape(*shapes: Sequence[int]) -> torch.Size:
+    """As ``torch.broadcast_shapes``, in a fraction of its time where they hardly differ.
+
+    Raises:
+        RuntimeError: They do not broadcast together.
+    """
+    different = {tuple(shape) for shape in shapes}
+    different.discard(())
+    if len(different) > 1:
+        return torch.broadcast_shapes(*different)
+    return torch.Size(*different)
+
+
 def check_same_device(reference_name: str, reference: Tensor, name: str, tensor: Tensor) -> None:
     """Raise ValueError unless both tensors are on one device."""
     if tensor.device != reference.device:
@@ -170,7 +190,7 @@ def check_same_device(reference_name: str, reference: Tensor, name: str, tensor:
 def check_broadcast(name: str, shape: Sequence[int], target: Sequence[int], expected: str) -> None:
     """Raise ValueError unless ``shape`` broadcasts to ``target``."""
     try:
-        fits = tuple(torch.broadcast_shapes(tuple(shape), tuple(target))) == tuple(target)
+        fits = tuple(joint_shape(shape, target)) == tuple(target)
     except RuntimeError:
         fits = False
     if not fits:

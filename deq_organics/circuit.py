@@ -261,9 +261,9 @@ class Circuit:
                 iteration found is stable. Without it the solve is faster, and a fixed point that
                 is not stable may be returned: check such circuits with
                 :func:`deq_organics.check_stability`. With ``start`` it is always checked.
-            backend: ``"torch"`` (works everywhere), ``"cuda"`` (Triton kernels; raises where it
-                does not apply) or ``"auto"`` (the faster one that applies; see
-                :meth:`backend_for`).
+            backend: ``"torch"`` (works everywhere), ``"cuda"`` (Triton kernels), ``"native"`` (C
+                kernels on a CPU), which raise where they do not apply, or ``"auto"`` (the fastest
+                one that applies; see :meth:`backend_for`).
             start: Where the dynamics start: ``"rest"``, or a state ``(y, a)``, tensors of shape
                 ``(..., n)`` whose leading dimensions broadcast with the circuits', ``a`` positive.
                 The result is then the stable fixed point where the circuit itself settles from

@@ -14,6 +14,7 @@ from .checks import (
     check_number,
     check_positive,
     check_same_device,
+    joint_shape,
 )
 from .problem import CORE_DIMENSIONS, Problem
 
@@ -50,7 +51,7 @@ def checked_shapes(given: Problem) -> Problem:
             tensors[name] = _vector(name, getattr(given, name), drive)
     batches = {name: tensor.shape[: -CORE_DIMENSIONS[name]] for name, tensor in tensors.items()}
     try:
-        torch.broadcast_shapes(*batches.values())
+        joint_shape(*batches.values())
     except RuntimeError:
         found = ", ".join(f"{name} {tuple(shape)}" for name, shape in batches.items())
         raise ValueError(

@@ -82,6 +82,18 @@ class HoldsConstrained(nn.Module):
         delattr(getattr(self, _CHILD), name)
         self.register_parameter(name, weight)
 
+    def free_parameters(self) -> dict[str, nn.Parameter]:
+        """Of this module itself, those of constrained weights too, by the names of the weights.
+
+        In a fraction of the time of ``named_parameters``, which walks through all modules.
+        """
+        found = {name: part for name, part in self._parameters.items() if part is not None}
+        child = self._modules.get(_CHILD)
+        for name, constrained in () if child is None else child._modules.items():
+            if isinstance(constrained, Constrained):
+                found[name] = constrained.original
+        return found
+
     def fill(self, name: str, value: Tensor) -> None:
         """Give a weight or buffer these values, in place, whether it is constrained or not."""
         if name in self._parameters or name in self._buffers:

@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 __all__ = ["AUTO", "BACKENDS", "Backend", "Choice", "Registry", "choose_part", "with_parts"]
 
 AUTO = "auto"
-BACKENDS = (AUTO, "torch", "cuda")
+BACKENDS = (AUTO, "torch", "cuda", "native")
 
 WorkT_contra = TypeVar("WorkT_contra", contravariant=True)
 BackendT = TypeVar("BackendT")
@@ -94,6 +94,8 @@ def choose_part(
     """
     if name == "torch":
         return Choice(name, "named")
+    if name == "native":
+        return Choice("torch", "native has no kernel of it")
     if refusal is not None:
         return Choice("torch", f"cuda does not support {refusal}")
     if (failure := self_check()) is not None:

@@ -23,6 +23,7 @@ from .circuit_arguments import at_least_single
 from .constrained import HoldsConstrained
 from .dispatch import BACKENDS, Choice, choose_part, with_parts
 from .gated_drive import gated_drive
+from .gated_drive import native as native_drive
 from .parametrizations import (
     Nonnegative,
     Positive,
@@ -72,8 +73,8 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
         on_failure: ``"error"``, ``"warn"`` or ``"ignore"``; see :meth:`Circuit.steady_state`.
         verify_stability: Check at every call that the steady states are stable; see
             :meth:`Circuit.steady_state`.
-        backend: ``"torch"``, ``"cuda"`` or ``"auto"``; see :meth:`Circuit.steady_state` and
-            :meth:`backend_for`.
+        backend: ``"torch"``, ``"cuda"``, ``"native"`` or ``"auto"``; see
+            :meth:`Circuit.steady_state` and :meth:`backend_for`.
         device: Device of the parameters.
         dtype: Floating-point type of the parameters. The steady state is solved in float32 at
             least.
@@ -287,16 +288,24 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
     def _gate_choice(self, drive: Tensor, logit: Tensor) -> Choice[str]:
         """By what the gated drive is computed, and why."""
         refusal = None if self.backend == "torch" else drive_kernels.refusal(drive, logit)
-        return choose_part(
+        choice = choose_part(
             self.backend, "input drive", refusal, lambda: drive_kernels.self_check(drive)
         )
+        asked = choice.backend == "torch" and self.backend in ("auto", "native")
+        if asked and native_drive.refusal(drive, logit) is None:
+            return Choice("native", "named" if self.backend == "native" else choice.reason)
+        return choice
 
     def _gate(self, drive: Tensor, logit: Tensor) -> Tensor:
         """``sigmoid(logit)`` times the drive, of length 1 with ``normalize_drive``."""
         if not self.normalize_drive:
             return logit.sigmoid() * drive
-        if self._gate_choice(drive, logit).backend == "cuda":
+        backend = self._gate_choice(drive, logit).backend
+        if backend == "cuda":
             return gated_drive(drive, logit, _gated_drive)
+        if backend == "native":
+            kernels = (native_drive.forward, native_drive.backward)
+            return gated_drive(drive, logit, _gated_drive, kernels)
         return _gated_drive(drive, logit)
 
     def backend_for(self, x: Tensor) -> Choice[str]:
@@ -345,13 +354,7 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
     def _check_values(self, x: Tensor, circuit: Circuit) -> None:
         """Raise ValueError for values that no circuit can have; the message says whose they are."""
         check_finite("x", x)
-        named = self.named_parameters()
-        check_all_finite(
-            {
-                name.removeprefix("parametrizations.").removesuffix(".original"): parameter
-                for name, parameter in named
-            }
-        )
+        check_all_finite(self.free_parameters())
         check_positive("semisaturation", self.semisaturation)
         circuit.check_values()
 

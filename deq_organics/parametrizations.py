@@ -47,7 +47,8 @@ class SingularValueBound(nn.Module):
         bound: The bound, positive.
         name: What errors call the matrix.
         backend: ``"torch"``, ``"cuda"`` or ``"auto"`` (a Triton kernel, where it can take the
-            matrix and passes its self-check; ``"cuda"`` raises where that fails).
+            matrix and passes its self-check; ``"cuda"`` raises where that fails); ``"native"`` has
+            no kernel of this and means torch.
     """
 
     def __init__(self, bound: float = 1.0, name: str = "weight", backend: str = "auto") -> None:

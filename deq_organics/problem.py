@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from . import equations
+from .checks import joint_shape
 from .norms import size_of, smallest_step
 
 __all__ = ["CORE_DIMENSIONS", "Flow", "Problem"]
@@ -87,7 +88,7 @@ class Problem(NamedTuple):
         for name, core in CORE_DIMENSIONS.items():
             if (tensor := getattr(self, name)) is not None:
                 shapes.append(tensor.shape[:-core])
-        return torch.broadcast_shapes(*shapes)
+        return joint_shape(*shapes)
 
     @property
     def batch_size(self) -> int:

@@ -8,9 +8,19 @@ import torch
 from deq_organics import self_check
 from deq_organics.native import native_refusal
 
-__all__ = ["DEVICE", "FIRST_ON_CPU", "KERNELS", "NATIVE", "SINGLE", "pass_self_checks"]
+__all__ = [
+    "DEVICE",
+    "FIRST_ON_CPU",
+    "KERNELS",
+    "NATIVE",
+    "NEXT_BACKEND",
+    "SINGLE",
+    "pass_self_checks",
+]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# What computes steady states where the kernels do not: on a CPU those in C, if they were compiled.
+NEXT_BACKEND = "native" if native_refusal(DEVICE) is None else "torch"
 
 
 def _is_ready() -> bool:

@@ -1,4 +1,4 @@
-"""The gated input drive of a layer, in one launch, and its gradient in another."""
+"""The gated input drive of a layer by one kernel, and its gradient by another."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -11,12 +11,14 @@ from ..checks import is_transformed, refuse_transforms
 from ..self_check import compare, failure, generator
 from ..triton_support import kernel_refusal
 
-__all__ = ["gated_drive", "refusal", "self_check"]
+__all__ = ["check", "gated_drive", "refusal", "self_check"]
 
 # One block of a program.
 _LARGEST_SIZE = 8192
 
 _Differentiable = Callable[[Tensor, Tensor], Tensor]
+_Forward = Callable[[Tensor, Tensor], Tensor]
+_Backward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def refusal(drive: Tensor, logit: Tensor) -> str | None:
@@ -35,19 +37,29 @@ def refusal(drive: Tensor, logit: Tensor) -> str | None:
 def self_check(drive: Tensor) -> str | None:
     """Why the kernels cannot be trusted with drives of that size; None if they can."""
     n = drive.shape[-1]
-    return failure("gated drive", drive.device, n, lambda device: _check(n, device))
+    return failure(
+        "gated drive", drive.device, n, lambda device: check(n, device, _forward, _backward)
+    )
 
 
-def gated_drive(drive: Tensor, logit: Tensor, differentiable: _Differentiable) -> Tensor:
+def gated_drive(
+    drive: Tensor,
+    logit: Tensor,
+    differentiable: _Differentiable,
+    kernels: tuple[_Forward, _Backward] | None = None,
+) -> Tensor:
     """``sigmoid(logit) drive / |drive|`` for both ``(*, n)``; 0 for a drive that is 0.
 
-    Second derivatives are those of ``differentiable``, the same function by torch.
+    By the Triton ``kernels``, or by those that are given. Second derivatives are those of
+    ``differentiable``, the same function by torch.
     """
-    gated: Tensor = _GatedDrive.apply(drive, logit, differentiable)
+    gated: Tensor = _GatedDrive.apply(
+        drive, logit, differentiable, kernels or (_forward, _backward)
+    )
     return gated
 
 
-def _check(n: int, device: torch.device) -> None:
+def check(n: int, device: torch.device, forward: _Forward, backward: _Backward) -> None:
     """Raise where the kernels do not compute what torch does in float64."""
     drive, logit, grad = torch.randn(3, 3, n, generator=generator(), dtype=torch.float32)
     leaves = [part.double().requires_grad_() for part in (drive, logit)]
@@ -55,8 +67,8 @@ def _check(n: int, device: torch.device) -> None:
         exact = leaves[1].sigmoid() * torch.nn.functional.normalize(leaves[0], eps=0.0)
         exact_grads = torch.autograd.grad(exact, leaves, grad.double())
     drive, logit, grad = (part.to(device) for part in (drive, logit, grad))
-    compare("the gated drive", _forward(drive, logit), exact, 1e-5)
-    by_drive, by_logit = _backward(drive, logit, grad)
+    compare("the gated drive", forward(drive, logit), exact, 1e-5)
+    by_drive, by_logit = backward(drive, logit, grad)
     compare("the gradient by the logit", by_logit, exact_grads[1], 1e-5)
     # One neuron alone has length 1: its gradient is 0.
     if n > 1:
@@ -78,21 +90,28 @@ def _backward(drive: Tensor, logit: Tensor, grad: Tensor) -> tuple[Tensor, Tenso
 
 class _GatedDrive(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, drive: Tensor, logit: Tensor, differentiable: _Differentiable) -> Tensor:
-        gated = _forward(drive, logit)
+    def forward(
+        ctx: Any,
+        drive: Tensor,
+        logit: Tensor,
+        differentiable: _Differentiable,
+        kernels: tuple[_Forward, _Backward],
+    ) -> Tensor:
+        forward, ctx.backward_kernel = kernels
+        gated = forward(drive, logit)
         ctx.differentiable = differentiable
         ctx.save_for_backward(drive, logit)
         return gated
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         drive, logit = ctx.saved_tensors
         if torch.is_grad_enabled() or is_transformed(grad):
             with torch.enable_grad():
                 gated = ctx.differentiable(drive, logit)
             by_drive, by_logit = torch.autograd.grad(gated, (drive, logit), grad, create_graph=True)
-            return by_drive, by_logit, None
-        return *_backward(drive, logit, grad), None
+            return by_drive, by_logit, None, None
+        return *ctx.backward_kernel(drive, logit, grad), None, None
 
 
 def _launch(name: str, *tensors: Tensor) -> None:

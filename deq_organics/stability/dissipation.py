@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..problem import Problem
+from . import native
 from .balanced import Balanced, balance, chunks, linearize, scales
 
 __all__ = ["dissipates"]
@@ -46,9 +47,8 @@ def dissipates(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
     n = y.shape[-1]
     everyone = torch.arange(y.shape[0], device=y.device)
     proved = torch.zeros_like(everyone, dtype=torch.bool)
-    for index in chunks(everyone, n):
-        part = unit.select(index)
-        proved[index] = _exceeds(part.dissipation(), 0.0, part.length())
+    for index in _chunks(unit, everyone):
+        proved[index] = _proved(unit.select(index), 0.0)
         # Circuits are alike: where a mode of the first ones sticks out, it does in most others.
         if 2 * int(proved[index].sum()) < index.numel():
             break
@@ -61,6 +61,25 @@ def dissipates(problem: Problem, y: Tensor, a: Tensor) -> Tensor:
         root = torch.cat([part.expand(left.numel(), n) for part in roots], -1)
         proved[left] = _dissipates_but_for_one_mode(jacobian, unit.select(left), root)
     return proved
+
+
+def _chunks(jacobian: Balanced, index: Tensor) -> tuple[Tensor, ...]:
+    """Circuits that are proved at a time: a few, then all others where none needs memory."""
+    few = chunks(index, jacobian.pool.shape[-1])
+    if len(few) < 2 or native.refusal(jacobian) is not None:
+        return few
+    return few[0], index[len(few[0]) :]
+
+
+def _proved(jacobian: Balanced, bound: float, added: Tensor | None = None) -> Tensor:
+    """Which forms ``-(J + J^T)``, plus the squares of columns ``(B, 2n, 2)``, exceed ``bound``."""
+    if native.refusal(jacobian) is None:
+        return native.exceeds(jacobian, bound, added)
+    form = jacobian.dissipation()
+    if added is not None:
+        for column in added.unbind(-1):
+            form.addcmul_(column.unsqueeze(-1), column.unsqueeze(-2))
+    return _exceeds(form, bound, jacobian.length())
 
 
 def _exceeds(matrix: Tensor, bound: float, length: Tensor) -> Tensor:
@@ -108,12 +127,8 @@ def _dissipates_but_for_one_mode(jacobian: Balanced, unit: Balanced, root: Tenso
     weight = _MODE_WEIGHT * (1.0 + (stretched / size).square())
     added = (added * (weight.sqrt() / size)[:, None, None]).to(unit.pool.dtype)
     # Circuits that the mode excludes already are not looked at.
-    for index in chunks(proved.nonzero().squeeze(-1), root.shape[-1] // 2):
-        part = unit.select(index)
-        form = part.dissipation()
-        for column in added[index].unbind(-1):
-            form.addcmul_(column.unsqueeze(-1), column.unsqueeze(-2))
-        proved[index] = _exceeds(form, 2.0 * _DISSIPATION, part.length())
+    for index in _chunks(unit, proved.nonzero().squeeze(-1)):
+        proved[index] = _proved(unit.select(index), 2.0 * _DISSIPATION, added[index])
     return proved
 
 

@@ -12,6 +12,12 @@
 #include "products.h"
 #include "sequence.h"
 #include "adjoint.h"
+#include "circuits.h"
+#include "steady.h"
+#include "implicit.h"
+#include "definite.h"
+#include "values.h"
+#include "gate.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

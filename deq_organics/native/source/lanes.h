@@ -127,3 +127,30 @@ INLINE vec sigmoid(vec x)
 {
     return 1.0f / (1.0f + exponential(-x));
 }
+
+INLINE vec magnitude(vec x)
+{
+    return (vec)((mask)x & 0x7fffffff);
+}
+
+/* The larger one, lane by lane; NaN where `x` is NaN. */
+INLINE vec larger(vec x, vec other)
+{
+    return select_lanes(x <= other, other, x);
+}
+
+INLINE float sum_lanes(vec x)
+{
+    float sum = 0.0f;
+    for (int lane = 0; lane < LANES; lane++)
+        sum += x[lane];
+    return sum;
+}
+
+INLINE float largest_lane(vec x)
+{
+    float largest = x[0];
+    for (int lane = 1; lane < LANES; lane++)
+        largest = x[lane] > largest ? x[lane] : largest;
+    return largest;
+}

@@ -40,4 +40,48 @@ struct sequence {
    is diagonal), W (n), Wy and Wa of b, of b0 (n each), then the transposed Wzx, Wx of b and of b0
    (m each), then rows: 1 - k_y, 1 - k_a, the inhibitory drive, k of b and of b0. */
 
+/* Circuits that share their weights; deq_organics/steady_state/backends/native has the equations.
+
+   `packed` are the matrices (n, n) that rows are multiplied with from the right, in panels as
+   above: Wr, W and the inverse that makes the preconditioner. For the steady state they are
+   transposed; for the adjoint they are as they are, and the transposed Wr follows. Where Wr is I,
+   W is the only one. */
+struct circuits {
+    int64_t neurons;
+    int64_t tile; /* Samples that iterate together; as they finish others take their place. */
+    int64_t most_steps;
+    int64_t rectified;
+    int64_t identity;     /* Whether Wr is I: then there is a closed form. */
+    int64_t drive_stride; /* From one sample's inhibitory drive to the next one's; 0 if shared. */
+    float tolerance;      /* Of the iteration. */
+    float accepted;       /* Of the residual that is measured in the end. */
+    float largest_weight; /* Of W. */
+    const float *packed;
+    const float *diagonal;  /* Of Wr, (n) */
+    const float *reference; /* Inhibitory firing rates to which the inverse belongs, (n) */
+    const float *input_drive, *inhibitory_drive;
+    float *y, *a;                 /* (B, n), found by one kernel and given to the other. */
+    float *residual;              /* (B) */
+    int64_t *iterations;          /* (B) */
+    uint8_t *settled;             /* (B): whether torch need not look again. */
+    const int64_t *status;        /* (B), 0 where there is a steady state. */
+    const float *grad_y, *grad_a; /* (B, n) or null */
+    float *adjoint_y, *adjoint_a, *gained, *pooled; /* (B, n) */
+};
+
+/* Jacobians in balanced coordinates by their factors; deq_organics/stability/balanced.py says what
+   they are. The factors are (B, n). A stride is from one circuit's to the next one's, 0 if shared. */
+struct forms {
+    int64_t neurons;
+    int64_t recurrent_stride, pool_stride;    /* Of the matrices (n, n) */
+    int64_t decay_y_stride, decay_a_stride;
+    float bound;
+    const float *recurrent_weight; /* Null where it is the identity. */
+    const float *normalization_weight;
+    const float *recurrence, *slope, *inhibition, *pooling, *excitation, *pool;
+    const float *decay_y, *decay_a;
+    const float *added; /* Columns (B, 2, 2n) whose squares are added to the form, or null. */
+    uint8_t *exceeds;   /* (B) */
+};
+
 #endif
