@@ -9,6 +9,7 @@ from deq_organics import self_check
 from deq_organics.native import native_refusal
 
 __all__ = [
+    "CPU_REFUSAL",
     "DEVICE",
     "FIRST_ON_CPU",
     "KERNELS",
@@ -39,10 +40,10 @@ def _is_ready() -> bool:
     return True
 
 
-_REFUSAL = native_refusal(torch.device("cpu"))
-NATIVE = pytest.mark.skipif(_REFUSAL is not None, reason=str(_REFUSAL))
+CPU_REFUSAL = native_refusal(torch.device("cpu"))
+NATIVE = pytest.mark.skipif(CPU_REFUSAL is not None, reason=str(CPU_REFUSAL))
 # The backend of sequences that `auto` takes there in single precision.
-FIRST_ON_CPU = "native" if _REFUSAL is None else "fused"
+FIRST_ON_CPU = "native" if CPU_REFUSAL is None else "fused"
 # Backends that compute in single precision only.
 SINGLE = ("cuda", "native")
 KERNELS = pytest.mark.skipif(not _is_ready(), reason="the package triton is missing")
