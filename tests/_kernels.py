@@ -8,11 +8,13 @@ import torch
 from deq_organics import self_check
 from deq_organics.native import native_refusal
 
-__all__ = ["DEVICE", "KERNELS", "NEXT_BACKEND", "pass_self_checks"]
+__all__ = ["CPU_BACKEND", "DEVICE", "KERNELS", "NEXT_BACKEND", "pass_self_checks"]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# What computes steady states where the kernels do not: on a CPU those in C, if they were compiled.
-NEXT_BACKEND = "native" if native_refusal(DEVICE) is None else "torch"
+# What computes steady states on a CPU: kernels in C, if they were compiled.
+CPU_BACKEND = "native" if native_refusal(torch.device("cpu")) is None else "torch"
+# And what does where the kernels here do not.
+NEXT_BACKEND = CPU_BACKEND if DEVICE.type == "cpu" else "torch"
 
 
 def _is_ready() -> bool:

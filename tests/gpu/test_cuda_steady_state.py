@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from _circuits import random_parameters
-from _kernels import DEVICE, KERNELS, pass_self_checks
+from _kernels import CPU_BACKEND, DEVICE, KERNELS, pass_self_checks
 from torch import Tensor
 
 from deq_organics import Circuit, ORGaNICsDEQ, Status, SteadyState, SteadyStateWarning
@@ -338,7 +338,8 @@ def test_reasons_of_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Circuit(**arguments(2, 3)).backend_for(backend="torch") == ("torch", "named")
     monkeypatch.undo()
     cpu = Circuit(**random_parameters((2,), 3, dtype=torch.float32)).backend_for()
-    assert cpu == ("torch", "cuda does not support tensors on cpu, only on cuda")
+    assert cpu.reason.startswith("cuda does not support tensors on cpu, only on cuda")
+    assert cpu.backend == CPU_BACKEND
 
 
 @pytest.mark.slow
