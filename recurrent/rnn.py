@@ -51,8 +51,8 @@ class ORGaNICsRNN(SavesOptions):
         learn_time_constants: See :class:`ORGaNICsCell`.
         backend: ``"reference"`` (the cell under autograd, works everywhere), ``"fused"``
             (backpropagation by hand, first derivatives only; raises where it does not apply),
-            ``"cuda"`` (the same by Triton kernels) or ``"auto"`` (the fastest one that applies;
-            see :meth:`backend_for`).
+            ``"native"`` (the same by C kernels, on a CPU), ``"cuda"`` (by Triton kernels) or
+            ``"auto"`` (the fastest one that applies; see :meth:`backend_for`).
         recurrence: See :class:`ORGaNICsCell`.
         input_gain: See :class:`ORGaNICsCell`.
         readout: ``"y"``, the membrane potentials, or ``"rates"``, ``y+ = relu(y)^2``.
