@@ -15,9 +15,11 @@ from .errors import (
 )
 from .layer import ORGaNICsDEQ
 from .random_circuits import draw_circuits, scale_to_singular_value
+from .response.gains import DynamicGain, InputGains
 from .response.linear_response import cross_spectrum, stationary_covariance, transfer_function
 from .response.simulation import simulate
 from .response.spectral_density import CrossSpectrum
+from .response.trajectory import Trajectory
 from .stability_report import StabilityReport, check_stability
 from .steady_state import Reached, Status, SteadyState
 from .theory.energy import energy, energy_form
@@ -36,7 +38,9 @@ __all__ = [
     "Certificate",
     "Circuit",
     "CrossSpectrum",
+    "DynamicGain",
     "FixedPoints2D",
+    "InputGains",
     "NormalModes",
     "ORGaNICsDEQ",
     "Oscillators",
@@ -48,6 +52,7 @@ __all__ = [
     "SteadyState",
     "SteadyStateError",
     "SteadyStateWarning",
+    "Trajectory",
     "__version__",
     "check_stability",
     "coupled_oscillators",

@@ -187,6 +187,8 @@ class Problem(NamedTuple):
 class Flow:
     """The circuits' equations as a vector field of states ``(y, a)``, ``(B, 2n)``."""
 
+    autonomous = True
+
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
 

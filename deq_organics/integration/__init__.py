@@ -5,19 +5,22 @@ batch, chooses step sizes and samples the solution is in :mod:`.trajectory`.
 """
 
 from .explicit import EXPLICIT_METHODS
-from .method import Method, Step, VectorField
+from .method import Method, Step, VectorField, is_autonomous
+from .pieces import Pieces
 from .rosenbrock import RODAS5P
-from .trajectory import Outcome, StepControl, Trajectory, integrate
+from .trajectory import Outcome, Run, StepControl, integrate
 
 __all__ = [
     "METHODS",
     "Method",
     "Outcome",
+    "Pieces",
+    "Run",
     "Step",
     "StepControl",
-    "Trajectory",
     "VectorField",
     "integrate",
+    "is_autonomous",
 ]
 
 METHODS: dict[str, Method] = {**EXPLICIT_METHODS, "rodas5p": RODAS5P}

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .method import VectorField
-from .trajectory import Outcome, StepControl, Trajectory, has_blown_up
+from .pieces import Pieces
+from .trajectory import Outcome, Run, StepControl, has_blown_up
 
 __all__ = ["SCIPY_SOLVERS", "integrate_by_scipy"]
 
@@ -18,8 +19,13 @@ SCIPY_SOLVERS = ("LSODA", "Radau", "BDF", "DOP853", "RK45", "RK23")
 
 @torch.no_grad()
 def integrate_by_scipy(
-    field: VectorField, start: Tensor, grid: Tensor, solver: str, control: StepControl
-) -> Trajectory:
+    field: VectorField,
+    start: Tensor,
+    grid: Tensor,
+    solver: str,
+    control: StepControl,
+    pieces: Pieces,
+) -> Run:
     """As :func:`.trajectory.integrate`, by the solvers of ``scipy.integrate``."""
     size, width = start.shape
     states = start.new_full((grid.numel(), size, width), math.nan)
@@ -28,11 +34,11 @@ def integrate_by_scipy(
     times = grid.double().cpu().numpy()
     for sample in range(size):
         index = torch.tensor([sample], device=start.device)
-        part, limits = field.select(index), control.take(index)
-        found, ended, time = _follow(part, start[index], times, solver, limits)
+        part, limits, own = field.select(index), control.take(index), pieces.take(index)
+        found, ended, time = _follow(part, start[index], times, solver, limits, own)
         states[:, sample] = torch.as_tensor(found, device=start.device).to(start.dtype)
         outcome[sample], reached[sample] = ended, time
-    return Trajectory(states, outcome, reached)
+    return Run(states, outcome, reached, torch.full_like(reached, math.nan))
 
 
 def _follow(
@@ -41,6 +47,7 @@ def _follow(
     times: npt.NDArray[np.float64],
     solver: str,
     control: StepControl,
+    pieces: Pieces,
 ) -> tuple[npt.NDArray[np.float64], Outcome, float]:
     """One sample's states ``(T, k)``, how its integration ended, and when."""
     from scipy import integrate
@@ -48,37 +55,41 @@ def _follow(
     def flow(time: float, state: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         now = torch.tensor([time], dtype=torch.float64, device=start.device)
         at = torch.as_tensor(state, device=start.device).to(start.dtype).unsqueeze(0)
-        return field(now, at)[0].double().cpu().numpy()
+        return inside(now, at)[0].double().cpu().numpy()
 
     states = np.full((len(times), start.shape[-1]), math.nan)
     states[0], seen = start[0].cpu().numpy(), 1
-    reached, known = float(times[0]), start
+    reached, known, state = float(times[0]), start, states[0].copy()
+    piece = pieces.at(torch.tensor([reached], dtype=torch.float64, device=start.device))
+    steps = 0
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # What fails is reported by the caller.
-        stepper = getattr(integrate, solver)(
-            flow,
-            times[0],
-            states[0].copy(),
-            times[-1],
-            max_step=control.max_step,
-            rtol=control.rtol,
-            atol=(control.atol * control.scale)[0].double().cpu().numpy(),
-        )
-        for _ in range(control.max_steps):
-            message = stepper.step()
-            if message or stepper.t <= reached or not np.isfinite(stepper.y).all():
-                outcome = (
-                    Outcome.DIVERGED if _is_lost(stepper.y, known, control) else Outcome.STALLED
-                )
-                return states, outcome, reached
-            ahead = int(np.searchsorted(times, stepper.t, side="right"))
-            if ahead > seen:
-                states[seen:ahead] = stepper.dense_output()(times[seen:ahead]).T
-            seen, reached = ahead, stepper.t
-            known = torch.as_tensor(stepper.y, device=start.device).unsqueeze(0)
-            if stepper.status == "finished":
-                return states, Outcome.FINISHED, reached
-    return states, Outcome.TOO_MANY_STEPS, reached
+        while reached < times[-1]:
+            inside = pieces.confine(field, piece)
+            stepper = getattr(integrate, solver)(
+                flow,
+                reached,
+                state,
+                min(float(times[-1]), float(pieces.end(piece))),
+                max_step=control.max_step,
+                rtol=control.rtol,
+                atol=(control.atol * control.scale)[0].double().cpu().numpy(),
+            )
+            while stepper.status == "running":
+                if steps == control.max_steps:
+                    return states, Outcome.TOO_MANY_STEPS, reached
+                steps += 1
+                message = stepper.step()
+                if message or stepper.t <= reached or not np.isfinite(stepper.y).all():
+                    lost = _is_lost(stepper.y, known, control)
+                    return states, Outcome.DIVERGED if lost else Outcome.STALLED, reached
+                ahead = int(np.searchsorted(times, stepper.t, side="right"))
+                if ahead > seen:
+                    states[seen:ahead] = stepper.dense_output()(times[seen:ahead]).T
+                seen, reached, state = ahead, float(stepper.t), stepper.y
+                known = torch.as_tensor(state, device=start.device).unsqueeze(0)
+            piece = piece + 1
+    return states, Outcome.FINISHED, reached
 
 
 def _is_lost(trial: npt.NDArray[np.float64], known: Tensor, control: StepControl) -> bool:

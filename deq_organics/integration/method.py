@@ -4,11 +4,15 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-__all__ = ["Method", "Step", "VectorField"]
+__all__ = ["Method", "Step", "VectorField", "is_autonomous"]
 
 
 class VectorField(Protocol):
-    """The right side of ``dx/dt = f(t, x)`` for ``B`` independent samples."""
+    """The right side of ``dx/dt = f(t, x)`` for ``B`` independent samples.
+
+    One that does not depend on ``t`` may say so by an attribute ``autonomous = True``, which saves
+    implicit methods its derivative by the time.
+    """
 
     def __call__(self, time: Tensor, state: Tensor) -> Tensor:
         """``f``, ``(B, k)``, at the times ``(B,)`` and states ``(B, k)``."""
@@ -21,6 +25,11 @@ class VectorField(Protocol):
     def select(self, index: Tensor) -> "VectorField":
         """The field of the samples at the indices ``(B',)`` alone."""
         ...
+
+
+def is_autonomous(field: VectorField) -> bool:
+    """Whether the field says that it does not depend on the time."""
+    return getattr(field, "autonomous", False)
 
 
 class Step(NamedTuple):

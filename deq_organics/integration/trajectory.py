@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ..checks import is_transformed, physical
-from .method import Method, Step, VectorField
+from .method import Method, Step, VectorField, is_autonomous
+from .pieces import Pieces
 from .sampling import ListedSamples, MaskedSamples, Passage, Samples
 
-__all__ = ["Outcome", "StepControl", "Trajectory", "has_blown_up", "integrate"]
+__all__ = ["Outcome", "Run", "StepControl", "has_blown_up", "integrate"]
 
 _RUNNING = -1
 _SPREAD = 2.0**49 + 1.0
@@ -40,7 +41,8 @@ class StepControl(NamedTuple):
     """In units of ``scale``, ``(B, k)``: a step's error is at most ``atol + rtol |x|``."""
     scale: Tensor
     """Positive magnitudes of the components, ``(B, k)``."""
-    first_step: float | None = None
+    first_step: float | Tensor | None = None
+    """Of all samples, or of each, ``(B,)``, float64; None finds one."""
     max_step: float = math.inf
     max_steps: int = 100_000
     step_size: float | None = None
@@ -48,10 +50,15 @@ class StepControl(NamedTuple):
 
     def take(self, index: Tensor) -> "StepControl":
         """The control of the samples at the indices ``(B',)``."""
-        return self._replace(atol=self.atol[index], scale=self.scale[index])
+        first = self.first_step
+        return self._replace(
+            atol=self.atol[index],
+            scale=self.scale[index],
+            first_step=first[index] if isinstance(first, Tensor) else first,
+        )
 
 
-class Trajectory(NamedTuple):
+class Run(NamedTuple):
     """States of a batch at the times of the grid, and how each sample's integration ended."""
 
     states: Tensor
@@ -60,6 +67,8 @@ class Trajectory(NamedTuple):
     """Each sample's :class:`Outcome` as an integer, ``(B,)``."""
     time: Tensor
     """The last time that each sample reached, ``(B,)``, float64."""
+    next_length: Tensor
+    """How long each sample's next step would have been, ``(B,)``, float64."""
 
 
 class _Front(NamedTuple):
@@ -74,6 +83,8 @@ class _Front(NamedTuple):
     h: Tensor
     seen: Tensor
     """How many times of the grid are behind them."""
+    piece: Tensor
+    """In which of their pieces they are."""
     outcome: Tensor
 
     @property
@@ -85,8 +96,13 @@ class _Front(NamedTuple):
 
 
 def integrate(
-    field: VectorField, start: Tensor, grid: Tensor, method: Method, control: StepControl
-) -> Trajectory:
+    field: VectorField,
+    start: Tensor,
+    grid: Tensor,
+    method: Method,
+    control: StepControl,
+    pieces: Pieces | None = None,
+) -> Run:
     """Solve ``dx/dt = f(t, x)`` from the states ``start`` ``(B, k)`` at the first of the times.
 
     Each sample has its own steps, as many as its own error asks for, and its result does not
@@ -99,26 +115,38 @@ def integrate(
         grid: At least two increasing times ``(T,)``.
         method: How to step.
         control: How long the steps are.
+        pieces: Of each sample, between the times at which the field may jump: steps end there.
     """
-    elapsed = grid.double() - grid[:1].double()
-    times, origin = elapsed.detach(), grid.detach()[0].double()
+    exact, origin = grid.double(), grid.detach()[0].double()
+    elapsed = exact - (exact[:1] if is_autonomous(field) else origin)
+    times = elapsed.detach()
     size = start.shape[0]
     time = torch.zeros(size, dtype=torch.float64, device=start.device)
-    slope = field(origin + time, start)
+    if pieces is None:
+        pieces = Pieces(time[:1, None][:, :0])
+    piece = pieces.at(origin + time)
+    inside = pieces.confine(field, piece)
+    slope, begin = inside(origin + time, start), start
+    if not is_autonomous(field) and _is_differentiated(grid):
+        # From the first time to its own number: this is how the start depends on that time.
+        first = exact[0] + time
+        begin = method.step(inside, first, start, inside(first, start), origin - first).end
+        slope = inside(origin + time, begin)
     transformed = is_transformed(slope) or is_transformed(times)
     samples: Samples = (MaskedSamples if transformed else ListedSamples)(method, start, elapsed)
     rows = torch.arange(size, device=start.device)
     known = torch.isfinite(slope.detach()).all(-1)
     front = _Front(
         rows,
-        start,
+        begin,
         slope,
         time,
-        _first_step(field, origin, start, slope, times[-1] + time, method, control),
+        _first_step(inside, origin, begin, slope, times[-1] + time, method, control),
         torch.ones_like(rows),
+        piece,
         torch.where(known, _RUNNING, Outcome.DIVERGED),
     )
-    outcome, reached, attempts = front.outcome, front.time, 0
+    outcome, reached, planned, attempts = front.outcome, front.time, front.h, 0
     while True:
         running = physical(front.running)
         left = int(running.sum())
@@ -129,26 +157,34 @@ def integrate(
         ):
             outcome = outcome.index_copy(0, front.rows, front.outcome)
             reached = reached.index_copy(0, front.rows, front.time)
+            planned = planned.index_copy(0, front.rows, front.h)
             if left == 0:
                 break
             index = running.nonzero().squeeze(-1)
             if left < running.numel():
                 front, field, control = front.take(index), field.select(index), control.take(index)
+                pieces = pieces.take(index)
         if attempts == control.max_steps and method.error_order is not None:
             late = torch.where(front.running, Outcome.TOO_MANY_STEPS, front.outcome)
             front = front._replace(outcome=late)
             continue
         attempts += 1
-        front = _advance(field, origin, times, front, method, control, samples)
-    return Trajectory(samples.collect(), outcome, origin + reached)
+        front = _advance(field, pieces, origin, times, front, method, control, samples)
+    return Run(samples.collect(), outcome, origin + reached, planned)
 
 
 def _any_failed(outcome: Tensor) -> bool:
     return bool((outcome > Outcome.FINISHED).any())
 
 
+def _is_differentiated(tensor: Tensor) -> bool:
+    dual = torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
+    return tensor.requires_grad or is_transformed(tensor) or dual
+
+
 def _advance(
     field: VectorField,
+    pieces: Pieces,
     origin: Tensor,
     times: Tensor,
     front: _Front,
@@ -159,21 +195,26 @@ def _advance(
     """One trial step of each running sample."""
     every = not method.interpolates or (method.error_order is None and control.step_size is None)
     stop = times[front.seen.clamp(max=times.numel() - 1)] if every else times[-1]
+    end = pieces.end(front.piece)
+    stop = torch.minimum(stop, end.detach() - origin)
+    inside = pieces.confine(field, front.piece)
     arrives = front.h * (1.0 + _SNAP) >= stop - front.time
     length = torch.where(arrives, stop - front.time, front.h)
     length = torch.where(front.running, length, 0.0)
-    step = method.step(field, origin + front.time, front.state, front.slope, length)
+    step = method.step(inside, origin + front.time, front.state, front.slope, length)
     finite = _is_finite(step)
     if not physical(finite).all():
         # The derivative of what is not finite would poison weights that the samples share.
         length = torch.where(finite, length, 0.0)
-        step = method.step(field, origin + front.time, front.state, front.slope, length)
+        step = method.step(inside, origin + front.time, front.state, front.slope, length)
     accepted, h = finite & front.running, front.h
     hopeless = ~accepted
     if method.error_order is not None:
         ratio = _error_ratio(step, control)
         accepted = accepted & (ratio <= 1.0)
         h = _next_length(method.error_order, control, ratio, finite, accepted & arrives, length, h)
+        # That of a sample which stands still is asked for in the end.
+        h = torch.where(front.running, h, front.h)
         # Accepted or not: by such steps time does not advance.
         hopeless = h <= _EPSILON * torch.maximum(front.time, _EPSILON * times[-1])
     after = torch.where(accepted, torch.where(arrives, stop, front.time + length), front.time)
@@ -189,7 +230,18 @@ def _advance(
     moved = accepted.unsqueeze(-1)
     state = torch.where(moved, step.end, front.state)
     slope = torch.where(moved, step.slope, front.slope)
-    return _Front(front.rows, state, slope, after, h, ahead, outcome)
+    passes = accepted & (after >= end.detach() - origin)
+    piece = front.piece + passes
+    if physical(passes).any():
+        beyond, now = pieces.confine(field, piece), origin + after
+        if _is_differentiated(pieces.edges):
+            # On to the break and back again: this is how the state depends on when it is.
+            shift = torch.where(passes, end - end.detach(), 0.0)
+            state = method.step(inside, now, state, slope, shift).end
+            back = beyond(now + shift, state)
+            state = method.step(beyond, now + shift, state, back, -shift).end
+        slope = torch.where(passes.unsqueeze(-1), beyond(now, state), slope)
+    return _Front(front.rows, state, slope, after, h, ahead, piece, outcome)
 
 
 def _next_length(
@@ -258,7 +310,7 @@ def _first_step(
     if method.error_order is None:
         return torch.full_like(span, control.step_size or math.inf)
     if control.first_step is not None:
-        return torch.full_like(span, control.first_step).clamp(max=control.max_step)
+        return (torch.zeros_like(span) + control.first_step).clamp(max=control.max_step)
     state, slope = state.detach(), slope.detach()
     unit = control.scale * (control.atol + control.rtol * (state.abs() / control.scale))
 

@@ -1,8 +1,7 @@
 """The circuit's trajectories in time."""
 
 import math
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from .. import equations
 from ..checks import (
+    check_bool,
     check_choice,
     check_finite,
     check_number,
@@ -18,13 +18,20 @@ from ..checks import (
     refuse_transforms,
 )
 from ..circuit import Circuit
-from ..errors import SimulationError, SimulationWarning
-from ..integration import METHODS, Outcome, StepControl, Trajectory, integrate
+from ..integration import METHODS, StepControl
 from ..integration.from_scipy import SCIPY_SOLVERS, integrate_by_scipy
 from ..memory import check_memory
-from ..problem import Flow, Problem
 from ..steady_state.options import ON_FAILURE
-from .arguments import as_tensor_or_array, check_circuit, like_circuit
+from ..steady_state.record import SteadyState
+from .arguments import as_tensor_or_array, check_circuit
+from .drives import INTERPOLATIONS
+from .failures import report_failures
+from .gains import InputGains
+from .inputs import set_up
+from .running import run, run_by_intervals
+from .setting import Input, Setting
+from .settling import Settling
+from .trajectory import Trajectory
 
 __all__ = ["simulate"]
 
@@ -34,9 +41,8 @@ _FIXED_OPTIONS = ("step_size",)
 _SCIPY_OPTIONS = ("solver", "max_step")
 # The default absolute tolerance, in units of rtol and of the circuit's own size.
 _FLOOR = 0.01
-# Elements of the Jacobians of the circuits that are stepped together.
-_JACOBIANS_AT_A_TIME = 2**22
-_NAMED = 5
+
+_Given = Callable[[Tensor], Tensor] | Tensor | tuple[Tensor, Tensor]
 
 
 def simulate(
@@ -45,26 +51,63 @@ def simulate(
     y0: Tensor | None = None,
     a0: Tensor | None = None,
     *,
+    start: str | tuple[Tensor, Tensor] | SteadyState | Trajectory | None = None,
+    input_drive: _Given | None = None,
+    inhibitory_drive: _Given | None = None,
+    gains: InputGains | None = None,
+    jumps: Sequence[float | Tensor] | Tensor = (),
+    interpolation: str = "linear",
+    stop_when_settled: bool = False,
+    recompute: bool = False,
     method: str = "dopri5",
     rtol: float = 1e-6,
     atol: float | None = None,
     on_failure: str = "warn",
     options: Mapping[str, Any] | None = None,
     **unknown: Any,
-) -> tuple[Tensor, Tensor]:
+) -> Trajectory:
     """Integrate the circuits' equations; differentiable by their parameters, the start and ``t``.
 
     Each circuit controls its own error with its own steps, so that its trajectory is the same
     alone and in any batch. One that diverges is NaN from there on and changes no other.
 
-    Derivatives are those of the steps that were taken (discretize, then optimize), of every order,
-    also in forward mode and under ``torch.func``; how long the steps are is not differentiated.
+    The input may change in time. A drive is given as one of these:
+
+    - A function of the time. It gets a float64 tensor ``(..., 1)`` with a time for each circuit of
+      the batch, and returns a tensor that broadcasts to ``(..., n)``, as
+      ``lambda t: contrast * torch.cos(t)``. Where it jumps has to be said by ``jumps``: steps end
+      there exactly, and take it from the side on which they are. Without, a short pulse may be
+      stepped over.
+    - A tensor ``(T, ..., n)``, its values at the times ``t``; or a pair ``(times, values)`` with
+      increasing times ``(S,)`` of its own and values ``(S, ..., n)``. Between these times it is
+      straight, or with ``interpolation="previous"`` the value before. Steps end where it bends or
+      jumps; the times of samples are not differentiated.
+
+    Leading dimensions of drives broadcast with the circuits'.
+
+    Derivatives are those of the steps that were taken (discretize, then optimize), of every order
+    up to the method's own, also in forward mode and under ``torch.func``; how long the steps are is
+    not differentiated.
 
     Args:
         circuit: The circuits to simulate.
         t: Increasing times ``(T,)``, at least two, in the unit of the time constants.
         y0: Start of ``y``, broadcastable to ``(..., n)``; rest (zero) if left out.
-        a0: Start of ``a``; rest (the inhibitory drive) if left out.
+        a0: Start of ``a``; rest (the inhibitory drive at the first time) if left out.
+        start: Instead of these ``"rest"``, ``(y, a)``, a :class:`SteadyState`, or a
+            :class:`Trajectory`, which is carried on from its last state, its gains' too.
+        input_drive: ``d = b z`` in time; None is the circuit's own.
+        inhibitory_drive: ``c = (b0 sigma)^m`` in time, positive; None is the circuit's own.
+        gains: Gains that obey Eq. 17, and what they act on; in place of both drives.
+        jumps: Times at which the input may jump, differentiable: numbers, or a tensor ``(K,)``, or
+            ``(..., K)`` with times of its own for each circuit. Those outside of ``t`` do nothing.
+        interpolation: What sampled input is between its times, ``"linear"`` or ``"previous"``.
+        stop_when_settled: With steady input, look at each time of ``t`` whether a circuit has
+            settled, and if so leave it at its fixed point. That is claimed where a fixed point that
+            is proved stable is closer than a tenth of a step's tolerance.
+        recompute: For long simulations that are differentiated: keep the states at the times ``t``
+            alone, and compute the steps between two of them again in the backward pass.
+            Takes about twice the time, and first and second derivatives in reverse mode only.
         method: With error control, explicit: ``"dopri5"``, ``"dopri8"`` (for the smallest
             tolerances), ``"bosh3"``, ``"fehlberg2"``, ``"adaptive_heun"``. With error control, for
             stiff circuits, as those with time constants over decades: ``"rodas5p"``. With fixed
@@ -74,73 +117,95 @@ def simulate(
         rtol: Relative tolerance of each step, for each component of the state.
         atol: Absolute tolerance, to which errors are allowed where a component is close to zero.
             None is ``0.01 rtol`` times the circuit's own size, which is the largest ``|y0|`` and
-            input drive for ``y``, and each neuron's ``a0`` and inhibitory drive for ``a``.
+            input drive for ``y``, each neuron's ``a0`` and inhibitory drive for ``a``, and 1 for
+            gains. A function of the time is looked at for its size at up to 64 times of ``t``, and
+            between jumps.
         on_failure: For circuits that do not get to the end of ``t`` and are NaN from some time on:
             ``"warn"`` says which, when and why in one warning, ``"error"`` raises
             :class:`SimulationError`, ``"ignore"`` leaves it to the caller to look for NaN.
         options: With error control ``first_step``, ``max_step`` and ``max_num_steps`` (100,000 if
-            left out); with fixed steps ``step_size`` (from one time of ``t`` to the next if left
-            out; states between steps are interpolated); for ``scipy_solver`` ``solver``
-            (``"LSODA"``, ``"Radau"`` ...) and ``max_step``.
+            left out; with ``stop_when_settled`` or ``recompute`` from one time to the next); with
+            fixed steps ``step_size`` (from one time of ``t`` to the next if left out; states
+            between steps are interpolated); for ``scipy_solver`` ``solver`` (``"LSODA"``,
+            ``"Radau"`` ...) and ``max_step``.
         **unknown: Refused.
 
     Returns:
-        ``y`` and ``a`` at the times ``t``, each ``(T, ..., n)``.
+        A :class:`Trajectory`, which unpacks as ``y, a`` at the times ``t``, each ``(T, ..., n)``.
 
     Raises:
         TypeError: An argument is not of its type, or an option is unknown.
         ValueError: A shape, dtype, device or value does not fit; the message names the argument.
         MemoryError: The result does not fit into memory.
-        RuntimeError: The method has no derivative and one is asked for.
+        RuntimeError: The method has no derivative and one is asked for, or ``recompute`` or
+            ``stop_when_settled`` are asked for under a transform.
     """
     check_circuit(circuit)
     check_choice("method", method, (*METHODS, _SCIPY))
     check_choice("on_failure", on_failure, ON_FAILURE)
+    check_choice("interpolation", interpolation, INTERPOLATIONS)
     chosen = _options(method, options, unknown)
     t = _times(circuit, t)
-    batch, n = circuit.batch_shape, circuit.n
-    check_memory(
-        "simulate: the trajectory",
-        (t.numel(), *batch, 2 * n),
-        circuit.input_drive.dtype,
-        circuit.input_drive.device,
-        copies=3,
-    )
-    start_y = _start(circuit, "y0", torch.zeros_like(circuit.input_drive) if y0 is None else y0)
-    start_a = _start(circuit, "a0", circuit.inhibitory_drive if a0 is None else a0)
-    start = torch.cat([start_y, start_a], -1).reshape(-1, 2 * n)
-    problem = circuit.flatten()
-    control = _control(problem, start, rtol, atol, chosen)
-    with equations.full_precision(start):
+    given = Input(input_drive, inhibitory_drive, gains, jumps, interpolation)
+    by_intervals = _by_intervals(stop_when_settled, recompute, method, given)
+    with equations.full_precision(circuit.input_drive):
+        setting = set_up(circuit, t, (y0, a0, start), given)
+        check_memory(
+            "simulate: the trajectory",
+            (t.numel(), *setting.start.shape),
+            setting.start.dtype,
+            setting.start.device,
+            copies=3,
+        )
+        control = _control(setting, rtol, atol, chosen)
+        since = torch.full(
+            (setting.start.shape[0],), math.nan, dtype=torch.float64, device=t.device
+        )
+        begin, work = setting.start, (setting.field, setting.start, t)
         if method == _SCIPY:
-            _refuse_derivatives(t, start, problem)
-            found = integrate_by_scipy(
-                Flow(problem), start, t, chosen.get("solver", "LSODA"), control
+            _refuse_derivatives(t, setting)
+            solver = chosen.get("solver", "LSODA")
+            found = integrate_by_scipy(*work, solver, control, setting.pieces)
+        elif by_intervals:
+            _refuse_transforms(t, setting)
+            settling = Settling(setting.problem, control) if stop_when_settled else None
+            found, since = run_by_intervals(
+                *work, method, control, setting.pieces, recompute=recompute, settling=settling
             )
         else:
-            found = _integrate(Flow(problem), start, t, method, control)
-    _report(found, batch, t, on_failure, control.max_steps)
-    y, a = found.states.reshape(t.numel(), *batch, 2 * n).split(n, -1)
-    return y, a
-
-
-def _integrate(
-    field: Flow, start: Tensor, t: Tensor, method: str, control: StepControl
-) -> Trajectory:
-    """All circuits together, or as many as their Jacobians allow."""
-    size, width = start.shape
-    together = max(1, _JACOBIANS_AT_A_TIME // width**2)
-    if not METHODS[method].needs_jacobian or size <= together:
-        return integrate(field, start, t, METHODS[method], control)
-    parts = []
-    for index in torch.arange(size, device=start.device).split(together):
-        part = field.select(index)
-        parts.append(integrate(part, start[index], t, METHODS[method], control.take(index)))
+            found = run(*work, method, control, setting.pieces)
+    report_failures(found, setting.batch, on_failure, control.max_steps)
+    states = found.states.reshape(t.numel(), *setting.batch, begin.shape[-1])
+    y, a, *moving = states.split(circuit.n, -1)
     return Trajectory(
-        torch.cat([part.states for part in parts], 1),
-        torch.cat([part.outcome for part in parts]),
-        torch.cat([part.time for part in parts]),
+        t,
+        y,
+        a,
+        circuit.exponent,
+        found.time.reshape(setting.batch),
+        since.reshape(setting.batch),
+        **dict(zip(setting.moving, moving, strict=True)),
     )
+
+
+def _by_intervals(stop_when_settled: Any, recompute: Any, method: str, given: Input) -> bool:
+    """Whether steps have to end at every time."""
+    check_bool("stop_when_settled", stop_when_settled)
+    check_bool("recompute", recompute)
+    if stop_when_settled and not given.is_steady:
+        raise ValueError("stop_when_settled: got True with input that changes, expected False")
+    wanted = bool(stop_when_settled or recompute)
+    if wanted and method == _SCIPY:
+        raise ValueError(
+            f"method: got {_SCIPY!r} with stop_when_settled or recompute, expected another"
+        )
+    return wanted
+
+
+def _refuse_transforms(t: Tensor, setting: Setting) -> None:
+    reason = refuse_transforms([t, setting.start, *setting.problem.tensors()])
+    if reason:
+        raise RuntimeError(f"stop_when_settled and recompute do not support {reason}")
 
 
 def _options(
@@ -158,8 +223,9 @@ def _options(
     if unknown:
         raise TypeError(
             f"{', '.join(unknown)}: unknown to simulate(), expected no arguments beyond circuit, "
-            "t, y0, a0, method, rtol, atol, on_failure and options; the options of "
-            f"method={method!r} are {names}, those of methods with fixed steps 'step_size'"
+            "t, y0, a0, start, input_drive, inhibitory_drive, gains, jumps, interpolation, "
+            "stop_when_settled, recompute, method, rtol, atol, on_failure and options; the options "
+            f"of method={method!r} are {names}, those of methods with fixed steps 'step_size'"
         )
     if options is None:
         return {}
@@ -194,22 +260,9 @@ def _times(circuit: Circuit, t: Any) -> Tensor:
     return t.to(device)
 
 
-def _start(circuit: Circuit, name: str, value: Any) -> Tensor:
-    tensor = like_circuit(name, value, circuit)
-    check_finite(name, tensor)
-    shape = (*circuit.batch_shape, circuit.n)
-    try:
-        return tensor.expand(shape)
-    except RuntimeError:
-        raise ValueError(
-            f"{name}: got shape {tuple(tensor.shape)}, expected to broadcast to {shape}"
-        ) from None
-
-
-def _control(
-    problem: Problem, start: Tensor, rtol: Any, atol: Any, options: Mapping[str, Any]
-) -> StepControl:
+def _control(setting: Setting, rtol: Any, atol: Any, options: Mapping[str, Any]) -> StepControl:
     """Tolerances, from the size of each circuit where ``atol`` is None."""
+    start, n = setting.start, setting.problem.input_drive.shape[-1]
     smallest = 4.0 * torch.finfo(start.dtype).eps
     rtol = check_number("rtol", rtol, low=0.0, high=1.0)
     if 0 < rtol < smallest:
@@ -221,10 +274,9 @@ def _control(
     if rtol == 0 and not atol:
         raise ValueError(f"rtol: got 0 with atol={atol}, expected one of them to be positive")
     if atol is None:
-        y0, a0 = start.detach().abs().chunk(2, -1)
-        drive, rest = problem.input_drive.detach(), problem.inhibitory_drive.detach()
-        y = torch.maximum(y0, drive.abs()).amax(-1, keepdim=True).expand_as(y0)
-        scale = torch.cat([y, torch.maximum(a0, rest)], -1)
+        largest = torch.maximum(start.detach().abs(), setting.size.abs())
+        y = largest[:, :n].amax(-1, keepdim=True).expand(-1, n)
+        scale = torch.cat([y, largest[:, n:]], -1)
         scale = torch.where(scale > 0, scale, 1.0)
         floor = torch.full_like(scale, _FLOOR * rtol)
     else:
@@ -241,58 +293,15 @@ def _control(
     )
 
 
-def _refuse_derivatives(t: Tensor, start: Tensor, problem: Problem) -> None:
-    tensors = [t, start, *(part for part in problem if isinstance(part, Tensor))]
+def _refuse_derivatives(t: Tensor, setting: Setting) -> None:
+    tensors = [t, setting.start, *setting.problem.tensors()]
     reason = refuse_transforms(tensors)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        reason = "derivatives"
+    if torch.is_grad_enabled():
+        slope = setting.field(t[:1].double().expand(len(setting.start)), setting.start)
+        if any(tensor.requires_grad for tensor in (*tensors, slope)):
+            reason = "derivatives"
     if reason:
         raise RuntimeError(
             f"method: got {_SCIPY!r}, which does not support {reason}, and they are asked for; "
             "use 'rodas5p' (for stiff circuits) or 'dopri5', or torch.no_grad()"
         )
-
-
-def _report(
-    found: Trajectory, batch: torch.Size, t: Tensor, on_failure: str, max_steps: int
-) -> None:
-    """Say which circuits did not get to the end, when and why."""
-    outcome, time = physical(found.outcome), physical(found.time)
-    failed = outcome != Outcome.FINISHED
-    if on_failure == "ignore" or not failed.any():
-        return
-    reasons = {
-        Outcome.DIVERGED: "diverge",
-        Outcome.STALLED: "ask for steps below the resolution of time, for these tolerances",
-        Outcome.TOO_MANY_STEPS: (
-            f"take more than {max_steps} steps (stiff ones take few with method='rodas5p')"
-        ),
-    }
-    parts = []
-    for kind, reason in reasons.items():
-        rows = (outcome == kind).nonzero().tolist()
-        if rows:
-            places = [
-                f"{_place(row, batch)} at t = {float(time[tuple(row)]):.6g}"
-                for row in rows[:_NAMED]
-            ]
-            more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
-            parts.append(f"{len(rows)} {reason}: {', '.join(places)}{more}")
-    message = (
-        f"{int(failed.sum())} of {failed.numel()} circuits do not get to the end of t: "
-        f"{'; '.join(parts)}"
-    )
-    if on_failure == "error":
-        raise SimulationError(message)
-    warnings.warn(
-        f"{message}. Their states are NaN from there on.", SimulationWarning, stacklevel=3
-    )
-
-
-def _place(row: list[int], batch: torch.Size) -> str:
-    """The circuit's index in the batch; a transform's own dimensions come first."""
-    flat, index = row[-1], []
-    for size in reversed(batch):
-        flat, rest = divmod(flat, size)
-        index.append(rest)
-    return f"[{', '.join(str(i) for i in (*row[:-1], *reversed(index)))}]"

@@ -40,7 +40,8 @@ class Field:
         return torch.cat([a * y.cos() + force, -y * a.square() + torch.sin(y)], -1)
 
     def jacobian(self, time: Tensor, state: Tensor) -> Tensor:
-        return torch.stack([torch.func.jacrev(lambda x: self(time[:1], x))(x) for x in state])
+        free = Field(False)  # What forces it does not depend on the state.
+        return torch.stack([torch.func.jacrev(lambda x: free(time[:1], x))(x) for x in state])
 
     def select(self, index: Tensor) -> "Field":
         return self
@@ -84,6 +85,31 @@ def test_orders(name: str) -> None:
         if order is not None:
             assert math.log2(coarse / fine) == pytest.approx(order, abs=0.7)
     assert (method.error_order is None) == (ORDERS[name][1] is None)
+
+
+@pytest.mark.slow
+def test_rodas5p_keeps_its_order_where_the_field_depends_on_time() -> None:
+    """And has none without the derivative by the time, which ``autonomous`` leaves out."""
+
+    class Claim(Field):
+        autonomous = True
+
+    method, time, errors = METHODS["rodas5p"], vector(0.2, 0.2), []
+    for length in (0.1, 0.05):
+        h, ends = torch.full((2,), length, dtype=DOUBLE), []
+        for field in (Field(True), Claim(True)):
+            step = method.step(field, time, START, field(time, START), h)
+            within = method.interpolate(step, vector(0.37, 0.37))
+            assert step.error is not None
+            truth = exact(field, 0.2, length)
+            inside = (within - exact(field, 0.2, 0.37 * length)).abs().max()
+            ends += [(step.end - truth).abs().max(), step.error.abs().max(), inside]
+        errors.append(ends)
+    coarse, fine = errors
+    orders = [math.log2(one / other) for one, other in zip(coarse, fine, strict=True)]
+    # At least: of so smooth a field the estimate is better.
+    assert all(found > order - 0.7 for found, order in zip(orders[:3], (6, 5, 5), strict=True))
+    assert orders[3] < 4
 
 
 @pytest.mark.parametrize("name", METHODS)

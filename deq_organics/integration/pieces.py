@@ -1,0 +1,88 @@
+"""Stretches of time within which a vector field is smooth: steps end where one meets the next."""
+
+import torch
+from torch import Tensor
+
+from .method import VectorField
+
+__all__ = ["Confined", "Pieces"]
+
+# How far inside of its piece a field is evaluated at the least, in parts of the time itself: a few
+# roundings more, so that `t >= 5` and `t > 5` both mean the piece after 5 where that is stepped.
+_INSIDE = 2.0**-44
+
+
+class Pieces:
+    """The pieces of ``B`` samples, each between two times at which its field may jump."""
+
+    def __init__(self, breaks: Tensor) -> None:
+        """With times ``(B, K)``, or ``(1, K)`` for all, float64; infinity stands for none."""
+        ordered = breaks.sort(-1).values
+        known = ordered.detach()
+        again = torch.zeros_like(known, dtype=torch.bool)
+        again[..., 1:] = known[..., 1:] == known[..., :-1]
+        ordered = torch.where(again, torch.inf, ordered).sort(-1).values
+        endless = ordered.new_full((*ordered.shape[:-1], 1), torch.inf)
+        self._edges = torch.cat([-endless, ordered, endless], -1)
+
+    @property
+    def edges(self) -> Tensor:
+        """From minus infinity to infinity, ``(B, K + 2)``; they may have a gradient."""
+        return self._edges
+
+    def take(self, index: Tensor) -> "Pieces":
+        """Those of the samples at the indices ``(B',)``."""
+        taken = Pieces.__new__(Pieces)
+        taken._edges = self._edges if self._edges.shape[0] == 1 else self._edges[index]
+        return taken
+
+    def at(self, time: Tensor) -> Tensor:
+        """The piece that begins at or before each of the times ``(B,)``, an index ``(B,)``."""
+        return (self._edges.detach() <= time.unsqueeze(-1)).sum(-1) - 1
+
+    def start(self, piece: Tensor) -> Tensor:
+        return self._edge(piece)
+
+    def end(self, piece: Tensor) -> Tensor:
+        return self._edge(piece + 1)
+
+    def _edge(self, index: Tensor) -> Tensor:
+        edges = self._edges.expand(index.shape[0], -1)
+        return edges.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+
+    def confine(self, field: VectorField, piece: Tensor) -> VectorField:
+        """The field within each sample's piece ``(B,)``, continued to both of its ends."""
+        if self._edges.shape[-1] == 2:
+            return field
+        return Confined(field, self.start(piece).detach(), self.end(piece).detach())
+
+
+class Confined:
+    """A field whose times are moved into the inside of ``[low, high]`` ``(B,)``.
+
+    At the ends it takes the limits from inside, whatever it is told to be at the jump itself.
+    """
+
+    def __init__(self, field: VectorField, low: Tensor, high: Tensor) -> None:
+        ends = torch.stack([low, high]).abs()
+        reach = _INSIDE * torch.where(torch.isfinite(ends), ends, 0.0).amax(0)
+        reach = torch.minimum(reach, 0.25 * (high - low))
+        self._field, self._low, self._high = field, low + reach, high - reach
+
+    def _inside(self, time: Tensor) -> Tensor:
+        known = time.detach()
+        moved = torch.minimum(torch.maximum(known, self._low), self._high)
+        # The derivative by time goes on through the ends.
+        return time + (moved - known)
+
+    def __call__(self, time: Tensor, state: Tensor) -> Tensor:
+        return self._field(self._inside(time), state)
+
+    def jacobian(self, time: Tensor, state: Tensor) -> Tensor:
+        return self._field.jacobian(self._inside(time), state)
+
+    def select(self, index: Tensor) -> "Confined":
+        chosen = Confined.__new__(Confined)
+        chosen._field = self._field.select(index)
+        chosen._low, chosen._high = self._low[index], self._high[index]
+        return chosen
