@@ -30,6 +30,11 @@ class Pieces:
         """From minus infinity to infinity, ``(B, K + 2)``; they may have a gradient."""
         return self._edges
 
+    @property
+    def broken(self) -> bool:
+        """Whether any sample has more than one piece."""
+        return self._edges.shape[-1] > 2
+
     def take(self, index: Tensor) -> "Pieces":
         """Those of the samples at the indices ``(B',)``."""
         taken = Pieces.__new__(Pieces)
@@ -52,7 +57,7 @@ class Pieces:
 
     def confine(self, field: VectorField, piece: Tensor) -> VectorField:
         """The field within each sample's piece ``(B,)``, continued to both of its ends."""
-        if self._edges.shape[-1] == 2:
+        if not self.broken:
             return field
         return Confined(field, self.start(piece).detach(), self.end(piece).detach())
 

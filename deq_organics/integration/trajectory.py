@@ -195,8 +195,9 @@ def _advance(
     """One trial step of each running sample."""
     every = not method.interpolates or (method.error_order is None and control.step_size is None)
     stop = times[front.seen.clamp(max=times.numel() - 1)] if every else times[-1]
-    end = pieces.end(front.piece)
-    stop = torch.minimum(stop, end.detach() - origin)
+    end = pieces.end(front.piece) if pieces.broken else None
+    if end is not None:
+        stop = torch.minimum(stop, end.detach() - origin)
     inside = pieces.confine(field, front.piece)
     arrives = front.h * (1.0 + _SNAP) >= stop - front.time
     length = torch.where(arrives, stop - front.time, front.h)
@@ -230,17 +231,19 @@ def _advance(
     moved = accepted.unsqueeze(-1)
     state = torch.where(moved, step.end, front.state)
     slope = torch.where(moved, step.slope, front.slope)
-    passes = accepted & (after >= end.detach() - origin)
-    piece = front.piece + passes
-    if physical(passes).any():
-        beyond, now = pieces.confine(field, piece), origin + after
-        if _is_differentiated(pieces.edges):
-            # On to the break and back again: this is how the state depends on when it is.
-            shift = torch.where(passes, end - end.detach(), 0.0)
-            state = method.step(inside, now, state, slope, shift).end
-            back = beyond(now + shift, state)
-            state = method.step(beyond, now + shift, state, back, -shift).end
-        slope = torch.where(passes.unsqueeze(-1), beyond(now, state), slope)
+    piece = front.piece
+    if end is not None:
+        passes = accepted & (after >= end.detach() - origin)
+        piece = piece + passes
+        if physical(passes).any():
+            beyond, now = pieces.confine(field, piece), origin + after
+            if _is_differentiated(pieces.edges):
+                # On to the break and back again: this is how the state depends on when it is.
+                shift = torch.where(passes, end - end.detach(), 0.0)
+                state = method.step(inside, now, state, slope, shift).end
+                back = beyond(now + shift, state)
+                state = method.step(beyond, now + shift, state, back, -shift).end
+            slope = torch.where(passes.unsqueeze(-1), beyond(now, state), slope)
     return _Front(front.rows, state, slope, after, h, ahead, piece, outcome)
 
 

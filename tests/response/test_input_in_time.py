@@ -99,6 +99,7 @@ def test_it_agrees_with_scipy(kind: str, method: str, seed: int) -> None:
     assert (np.abs(states[:, 1].numpy() - expected) / size).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_a_circuit_does_not_depend_on_its_batch() -> None:
     given = input_in_time.draw("switching", 4, 1)
     times = torch.linspace(0, 3, 3, dtype=DOUBLE)

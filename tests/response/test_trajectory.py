@@ -78,6 +78,7 @@ def test_it_tells_of_what_diverged() -> None:
     assert "NaN after t = 6." in str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dopri5", "rodas5p"])
 def test_it_goes_on_from_where_it_ended(method: str) -> None:
     circuit = draw()
