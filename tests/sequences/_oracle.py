@@ -23,11 +23,18 @@ def oracle(rnn: ORGaNICsRNN, x: Tensor, state: State) -> tuple[Tensor, State]:
         def free(name: str, known: dict[str, Any] = known) -> Any:
             return known.get(name, known.get(f"parametrizations.{name}.original"))
 
+        least = 1 / 200 if cell.recurrence == "bounded" else 0.0
+
         def step_size(
-            name: str, most: float, known: dict[str, Any] = known, free: Callable[..., Any] = free
+            name: str,
+            most: float,
+            known: dict[str, Any] = known,
+            free: Callable[..., Any] = free,
+            least: float = least,
         ) -> Any:
             learned = f"parametrizations.{name}.original" in known
-            return most / (1 + torch.exp(-free(name))) if learned else free(name)
+            part = least + (1 - least) / (1 + torch.exp(-free(name)))
+            return most * part if learned else free(name)
 
         n = rnn.hidden_size
         wr = torch.eye(n, dtype=x.dtype)
@@ -42,9 +49,10 @@ def oracle(rnn: ORGaNICsRNN, x: Tensor, state: State) -> tuple[Tensor, State]:
                 name: getattr(cell.parametrizations, name).constraint.bound
                 for name in ("input_weight", "recurrent_weight", "normalization_weight")
             }
+            nonnegative = cell.model.rectified and cell.rectifier == "before_weights"
             wzx = _within(wzx, bounds["input_weight"])
             w = _within(w, bounds["normalization_weight"])
-            wr = _recurrent_within(wr, bounds["recurrent_weight"], cell.model.rectified)
+            wr = _recurrent_within(wr, bounds["recurrent_weight"], nonnegative)
         sigma = free("semisaturation")
         k_y = step_size("step_y", cell.max_steps["y"])
         k_a = step_size("step_a", cell.max_steps["a"])

@@ -149,7 +149,7 @@ DIFFERENT = [
     ({}, {"readout": "rates"}, "readout: saved with 'y', here 'rates'"),
     ({}, {"rectifier": "after_weights"}, "rectifier: saved with 'before_weights', here 'after_w"),
     ({}, {"rectified": False}, "rectified: saved with True, here False"),
-    ({}, {"recurrence": "spectral"}, "recurrence: saved with 'unconstrained', here 'spectral'"),
+    ({}, {"recurrence": "spectral"}, "recurrence: saved with 'bounded', here 'spectral'"),
     ({"input_gain": "fixed"}, {}, "input_gain: saved with 'fixed', here 'dynamic'"),
     ({"learn_time_constants": False}, {}, "learn_time_constants: saved with False, here True"),
     ({"num_layers": 2}, {}, "num_layers: saved with 2, here 1"),
