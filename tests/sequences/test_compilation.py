@@ -172,4 +172,4 @@ def used(cell: ORGaNICsCell) -> list[Tensor]:
         parameter
         for name, parameter in cell.named_parameters()
         if name.removeprefix("parametrizations.").removesuffix(".original") in wanted
-    ] == "_x"]
+    ]
