@@ -115,10 +115,10 @@ def test_survey_and_resume(run_survey: Callable[..., tuple[int, str, str]], tmp_
 def test_two_processes_count_the_same(
     run_survey: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    status, *_ = run_survey("--sizes", 2, "--circuits", 5, "--out", tmp_path / "one")
+    status, *_ = run_survey("--sizes", 2, "--circuits", 2, "--out", tmp_path / "one")
     assert status == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += [str(SCRIPT), "--sizes", "2", "--circuits", "5", "--device", "cpu", "--out"]
+    command += [str(SCRIPT), "--sizes", "2", "--circuits", "2", "--device", "cpu", "--out"]
     subprocess.run(
         [*command, str(tmp_path / "two")],
         check=True,
