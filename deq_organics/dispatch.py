@@ -7,7 +7,16 @@ the parts of a module that have a kernel of their own.
 from collections.abc import Callable
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-__all__ = ["AUTO", "BACKENDS", "Backend", "Choice", "Registry", "choose_part", "with_parts"]
+__all__ = [
+    "AUTO",
+    "BACKENDS",
+    "Backend",
+    "Choice",
+    "PartKernel",
+    "Registry",
+    "choose_part",
+    "with_parts",
+]
 
 AUTO = "auto"
 BACKENDS = (AUTO, "torch", "cuda", "native")
@@ -81,31 +90,44 @@ class Registry(Generic[WorkT, MemberT]):
         raise RuntimeError(f"backend: no backend can compute this: {'; '.join(reasons)}")
 
 
-def choose_part(
-    name: str, part: str, refusal: str | None, self_check: Callable[[], str | None]
-) -> Choice[str]:
-    """By what a part of a module is computed that has a kernel of its own.
+class PartKernel(NamedTuple):
+    """A kernel of a part of a module."""
 
-    Torch takes what the kernel cannot, also where the module's backend is ``"cuda"``; ``refusal``
-    says why the kernel cannot.
+    name: str
+    """Of the backend that it belongs to."""
+    refusal: Callable[[], str | None]
+    """Why it cannot compute the part, as part of a sentence; None if it can."""
+    self_check: Callable[[], str | None]
+    """Why it cannot be trusted; asked only where it can compute the part."""
+
+
+def choose_part(name: str, part: str, *kernels: PartKernel) -> Choice[str]:
+    """By what a part of a module is computed that has kernels of its own, asked in order.
+
+    Torch takes what they cannot, also where the module's backend ``name`` is that of a kernel.
 
     Raises:
-        RuntimeError: The named backend is ``"cuda"``, and the kernel fails its self-check.
+        RuntimeError: The kernel of the named backend fails its self-check.
     """
     if name == "torch":
         return Choice(name, "named")
-    if name == "native":
-        return Choice("torch", "native has no kernel of it")
-    if refusal is not None:
-        return Choice("torch", f"cuda does not support {refusal}")
-    if (failure := self_check()) is not None:
-        if name == "cuda":
-            raise RuntimeError(
-                f"backend: got 'cuda', which does not support {failure}; "
-                f"expected 'torch' or 'auto' here, for the {part}"
-            )
-        return Choice("torch", f"cuda does not support {failure}")
-    return Choice("cuda", "named" if name == "cuda" else "first choice")
+    reasons: list[str] = []
+    for kernel in kernels:
+        if name not in (AUTO, kernel.name):
+            continue
+        told = kernel.refusal()
+        if told is None:
+            told = kernel.self_check()
+            if told is None:
+                reason = "; ".join(reasons) or "first choice"
+                return Choice(kernel.name, "named" if name == kernel.name else reason)
+            if name == kernel.name:
+                raise RuntimeError(
+                    f"backend: got {name!r}, which does not support {told}; "
+                    f"expected 'torch' or 'auto' here, for the {part}"
+                )
+        reasons.append(f"{kernel.name} does not support {told}")
+    return Choice("torch", "; ".join(reasons) or f"{name} has no kernel of it")
 
 
 def with_parts(whole: Choice[str], parts: dict[str, Choice[str]]) -> Choice[str]:

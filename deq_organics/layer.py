@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import gated_drive as drive_kernels
+from . import gated_drive
 from .checks import (
     as_float_tensor,
     check_all_finite,
@@ -21,9 +21,7 @@ from .checks import (
 from .circuit import Circuit
 from .circuit_arguments import at_least_single
 from .constrained import HoldsConstrained
-from .dispatch import BACKENDS, Choice, choose_part, with_parts
-from .gated_drive import gated_drive
-from .gated_drive import native as native_drive
+from .dispatch import BACKENDS, Choice, with_parts
 from .parametrizations import (
     Nonnegative,
     Positive,
@@ -285,28 +283,12 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
         self._backend = check_choice("backend", name, BACKENDS)
         set_bounds_backend(self, self._backend)
 
-    def _gate_choice(self, drive: Tensor, logit: Tensor) -> Choice[str]:
-        """By what the gated drive is computed, and why."""
-        refusal = None if self.backend == "torch" else drive_kernels.refusal(drive, logit)
-        choice = choose_part(
-            self.backend, "input drive", refusal, lambda: drive_kernels.self_check(drive)
-        )
-        asked = choice.backend == "torch" and self.backend in ("auto", "native")
-        if asked and native_drive.refusal(drive, logit) is None:
-            return Choice("native", "named" if self.backend == "native" else choice.reason)
-        return choice
-
     def _gate(self, drive: Tensor, logit: Tensor) -> Tensor:
         """``sigmoid(logit)`` times the drive, of length 1 with ``normalize_drive``."""
         if not self.normalize_drive:
             return logit.sigmoid() * drive
-        backend = self._gate_choice(drive, logit).backend
-        if backend == "cuda":
-            return gated_drive(drive, logit, _gated_drive)
-        if backend == "native":
-            kernels = (native_drive.forward, native_drive.backward)
-            return gated_drive(drive, logit, _gated_drive, kernels)
-        return _gated_drive(drive, logit)
+        choice = gated_drive.choose(self.backend, drive, logit)
+        return gated_drive.gated_drive(drive, logit, _gated_drive, choice.backend)
 
     def backend_for(self, x: Tensor) -> Choice[str]:
         """Which backend solves for inputs ``x``, and why; also of parts that another one computes.
@@ -321,7 +303,7 @@ class ORGaNICsDEQ(SavesOptions, HoldsConstrained):
         if self.gain_weight is not None and self.normalize_drive:
             # The drive and the logit of the gain are alike in all that counts.
             like = circuit.input_drive
-            parts["input drive"] = self._gate_choice(like, like)
+            parts["input drive"] = gated_drive.choose(self.backend, like, like)
         return with_parts(whole, parts | bound_choice(self))
 
     def forward(self, x: Tensor) -> Tensor:

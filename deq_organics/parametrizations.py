@@ -5,6 +5,8 @@ Each class has ``forward`` (from the free parameter to the constrained weight) a
 is refused: an assigned weight is never changed silently.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ from .checks import (
     is_transformed,
 )
 from .constrained import Constrained
-from .dispatch import BACKENDS, Choice, choose_part
+from .dispatch import BACKENDS, Choice, PartKernel, choose_part
 from .spectral_norm import bounding_scale
 
 __all__ = [
@@ -79,13 +81,12 @@ class SingularValueBound(nn.Module):
         Raises:
             RuntimeError: The backend is ``"cuda"``, and the kernel fails its self-check.
         """
-        refusal = None if self.backend == "torch" else singular_value.refusal(weight)
-        return choose_part(
-            self.backend,
-            "singular-value bound",
-            refusal,
-            lambda: singular_value.self_check(weight),
+        kernel = PartKernel(
+            "cuda",
+            partial(singular_value.refusal, weight),
+            partial(singular_value.self_check, weight),
         )
+        return choose_part(self.backend, "singular-value bound", kernel)
 
     def _scale(self, weight: Tensor) -> Tensor:
         return bounding_scale(weight, self.bound)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from ..checks import refuse_transforms
-from ..native import library, native_refusal, spread
+from ..native import addresses, call, library, native_refusal
 from ..self_check import failure
+from . import trial
 
-__all__ = ["backward", "forward", "refusal"]
+__all__ = ["backward", "forward", "refusal", "self_check"]
 
 # Values that are worth a thread.
 _WORTH_A_THREAD = 1 << 17
@@ -20,7 +21,7 @@ _TENSORS = ("drive", "logit", "grad", "gated", "grad_drive", "grad_logit")
 
 
 class _Gate(ctypes.Structure):
-    """``struct gate`` of gate.h."""
+    """``struct gate`` of organics.h."""
 
     _fields_ = (("neurons", ctypes.c_int64), *((name, ctypes.c_void_p) for name in _TENSORS))
 
@@ -35,15 +36,16 @@ def refusal(drive: Tensor, logit: Tensor) -> str | None:
         return f"{drive.dtype}, only float32"
     if drive.numel() == 0:
         return "an empty batch"
-    if (found := refuse_transforms((drive, logit))) is not None:
-        return found
-    from . import check
+    return refuse_transforms((drive, logit))
 
+
+def self_check(drive: Tensor) -> str | None:
+    """Why the kernel cannot be trusted; None if it can."""
     return failure(
         "gated drive in C",
         drive.device,
         library().instructions,
-        lambda device: check(_NEURONS, device, forward, backward),
+        lambda device: trial.check(_NEURONS, device, forward, backward),
     )
 
 
@@ -66,17 +68,10 @@ def backward(drive: Tensor, logit: Tensor, grad: Tensor) -> tuple[Tensor, Tensor
 def _run(tensors: dict[str, Tensor]) -> None:
     drive = tensors["drive"]
     for name, tensor in tensors.items():
-        if tensor.shape != drive.shape or tensor.dtype != torch.float32:
+        if tensor.shape != drive.shape:
             raise ValueError(
-                f"{name}: got {tensor.dtype} of shape {tuple(tensor.shape)}, expected "
-                f"torch.float32 of shape {tuple(drive.shape)}"
+                f"{name}: got shape {tuple(tensor.shape)}, expected {tuple(drive.shape)}"
             )
     n = drive.shape[-1]
-    pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-    arguments = _Gate(neurons=n, **pointers)
-    call = library().function("gate")
-
-    def run(part: int, first: int, last: int) -> int:
-        return call(ctypes.byref(arguments), ctypes.c_int64(first), ctypes.c_int64(last))
-
-    spread(run, drive.numel() // n, drive.numel() // _WORTH_A_THREAD)
+    arguments = _Gate(neurons=n, **addresses(tensors))
+    call("gate", arguments, drive.numel() // n, drive.numel() // _WORTH_A_THREAD)

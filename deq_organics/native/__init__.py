@@ -3,7 +3,7 @@
 ``pip install`` compiles it where it finds a C compiler, and goes on without it where not.
 """
 
+from .calls import addresses, call, pack, padded
 from .shared_library import Library, library, native_refusal
-from .threads import spread
 
-__all__ = ["Library", "library", "native_refusal", "spread"]
+__all__ = ["Library", "addresses", "call", "library", "native_refusal", "pack", "padded"]

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from ..native import library, native_refusal, spread
+from ..native import addresses, call, library, native_refusal
 from ..self_check import Deviation, failure, generator
 from .balanced import Balanced
 
@@ -81,14 +81,9 @@ def exceeds(jacobian: Balanced, bound: float, added: Tensor | None = None) -> Te
         tensor = held[name]
         own = tensor is not None and tensor.ndim == batched and tensor.shape[0] == size != 1
         strides[stride] = 0 if tensor is None or not own else tensor[0].numel()
-    pointers = {name: None if part is None else part.data_ptr() for name, part in held.items()}
+    pointers = addresses(held, {"exceeds": torch.bool})
     arguments = _Forms(neurons=n, bound=bound, **strides, **pointers)
-    call = library().function("exceeds")
-
-    def run(part: int, first: int, last: int) -> int:
-        return call(ctypes.byref(arguments), ctypes.c_int64(first), ctypes.c_int64(last))
-
-    spread(run, size, size * n**3 * 2 // _WORTH_A_THREAD)
+    call("exceeds", arguments, size, size * n**3 * 2 // _WORTH_A_THREAD)
     return proved
 
 

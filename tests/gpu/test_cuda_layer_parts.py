@@ -8,7 +8,7 @@ from _kernels import DEVICE, KERNELS, pass_self_checks
 from torch import Tensor, nn
 
 from deq_organics import ORGaNICsDEQ, singular_value
-from deq_organics import gated_drive as drive
+from deq_organics.gated_drive import gated_drive, triton
 from deq_organics.layer import _gated_drive
 from deq_organics.parametrizations import SingularValueBound
 from deq_organics.steady_state.backends.triton import search
@@ -19,7 +19,7 @@ pytestmark = KERNELS
 @pytest.fixture(autouse=True)
 def _kernels_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     if DEVICE.type == "cpu":
-        for module in (search, drive, singular_value):
+        for module in (search, triton, singular_value):
             monkeypatch.setattr(module, "kernel_refusal", lambda device: None)
         pass_self_checks(monkeypatch)
 
@@ -114,7 +114,7 @@ class TestGatedDrive:
                 gaussian(*shape, seed=1).to(dtype).requires_grad_(),
             ]
             if dtype == torch.float32:
-                gated = drive.gated_drive(leaves[0], leaves[1], _gated_drive)
+                gated = gated_drive(leaves[0], leaves[1], _gated_drive, "cuda")
             else:
                 gated = _gated_drive(*leaves)
             grads = torch.autograd.grad((gated * direction.to(dtype)).sum(), leaves)
@@ -128,7 +128,7 @@ class TestGatedDrive:
     def test_a_drive_of_zero(self) -> None:
         zero = torch.zeros(2, 4, device=DEVICE, requires_grad=True)
         logit = gaussian(2, 4)
-        gated = drive.gated_drive(zero, logit, _gated_drive)
+        gated = gated_drive(zero, logit, _gated_drive, "cuda")
         assert (gated == 0).all()
         (grad,) = torch.autograd.grad(gated.sum(), zero)
         torch.testing.assert_close(grad, logit.sigmoid())
@@ -136,7 +136,7 @@ class TestGatedDrive:
     def test_second_derivatives(self) -> None:
         results = []
         for dtype, function in (
-            (torch.float32, lambda d, g: drive.gated_drive(d, g, _gated_drive)),
+            (torch.float32, lambda d, g: gated_drive(d, g, _gated_drive, "cuda")),
             (torch.float64, _gated_drive),
         ):
             leaves = [gaussian(2, 4, seed=seed).to(dtype).requires_grad_() for seed in (0, 1)]
@@ -147,9 +147,9 @@ class TestGatedDrive:
 
     def test_the_layer_takes_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         calls: Any = []
-        whole = drive.gated_drive
+        whole = gated_drive
         monkeypatch.setattr(
-            "deq_organics.layer.gated_drive", lambda *parts: calls.append(1) or whole(*parts)
+            "deq_organics.gated_drive.gated_drive", lambda *parts: calls.append(1) or whole(*parts)
         )
         layer, x = ORGaNICsDEQ(3, 6, device=DEVICE), torch.rand(4, 3, device=DEVICE)
         found = layer.circuit(x).input_drive

@@ -12,8 +12,8 @@ from _kernels import DEVICE, FIRST_ON_CPU, KERNELS, NEXT_BACKEND
 from torch import Tensor
 
 from deq_organics import Circuit, ORGaNICsDEQ, singular_value
-from deq_organics import gated_drive as drive
 from deq_organics import self_check as checks
+from deq_organics.gated_drive import triton as drive
 from deq_organics.parametrizations import SingularValueBound
 from deq_organics.steady_state.backends.triton import launch as steady_state
 from deq_organics.steady_state.backends.triton import search
@@ -222,10 +222,10 @@ class TestTheFamilies:
         with pytest.raises(RuntimeError, match=f"for the singular-value bound|{told}"):
             SingularValueBound(backend="cuda")(weight)
 
-    @pytest.mark.parametrize("wrong", ["_forward", "_backward"])
+    @pytest.mark.parametrize("wrong", ["forward", "backward"])
     def test_drive(self, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
         right = getattr(drive, wrong)
-        if wrong == "_backward":
+        if wrong == "backward":
             monkeypatch.setattr(drive, wrong, _off(right))
         else:
             monkeypatch.setattr(drive, wrong, lambda *parts: 1.01 * right(*parts))

@@ -7,17 +7,7 @@
 #endif
 #define LANES 16
 #define NAME(function) organics_##function##_avx512
-#include "organics.h"
-#include "lanes.h"
-#include "products.h"
-#include "sequence.h"
-#include "adjoint.h"
-#include "circuits.h"
-#include "steady.h"
-#include "implicit.h"
-#include "definite.h"
-#include "values.h"
-#include "gate.h"
+#include "kernels.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

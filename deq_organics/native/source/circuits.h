@@ -60,17 +60,6 @@ INLINE float length_of(const float *row, int64_t width)
     return __builtin_sqrtf(dot(row, row, width));
 }
 
-/* The largest magnitude in a row, infinite where there is NaN. */
-INLINE float largest_of(const float *row, int64_t width)
-{
-    vec largest = {0};
-    for (int64_t i = 0; i < width; i += LANES) {
-        vec x = magnitude(load(row + i));
-        largest = larger(select_lanes(x == x, x, broadcast(__builtin_inff())), largest);
-    }
-    return largest_lane(largest);
-}
-
 /* The power of two next to a magnitude, as `size_of` in deq_organics/norms.py. */
 INLINE float size_of(float largest)
 {
@@ -91,6 +80,16 @@ INLINE vec row_factor(vec diagonal, vec reference, vec gain)
     vec factor = (1.0f - (1.0f - reference) * diagonal) / (1.0f - gain * diagonal);
     factor = select_lanes(factor < SMALLEST_FACTOR, broadcast(SMALLEST_FACTOR), factor);
     return select_lanes(factor > LARGEST_FACTOR, broadcast(LARGEST_FACTOR), factor);
+}
+
+/* What belongs to the preconditioner's inverse, one row each; behind the n-th: 0 and 1. */
+static void take_reference(const struct circuits *s, float *diagonal, float *reference)
+{
+    const int64_t n = s->neurons;
+    for (int64_t i = 0; i < row_stride(n); i++) {
+        diagonal[i] = i < n ? s->diagonal[i] : 0.0f;
+        reference[i] = i < n ? s->reference[i] : 1.0f;
+    }
 }
 
 /* Anderson acceleration of each row by itself; deq_organics/steady_state/methods/acceleration.py

@@ -1,13 +1,5 @@
 /* Gated input drives, sigmoid(logit) d / |d|, row by row, and their gradients. */
 
-struct gate {
-    int64_t neurons;
-    const float *drive, *logit; /* (rows, n) */
-    const float *grad;          /* (rows, n), or null: no gradient is wanted. */
-    float *gated;               /* (rows, n) */
-    float *grad_drive, *grad_logit;
-};
-
 /* The length of a row, in units of its largest magnitude so that squares leave no range. */
 static float unit_length(const float *row, int64_t n, float largest)
 {
@@ -19,23 +11,12 @@ static float unit_length(const float *row, int64_t n, float largest)
     return __builtin_sqrtf(sum_lanes(squares));
 }
 
-static float largest_in(const float *row, int64_t n)
-{
-    vec largest = {0};
-    for (int64_t i = 0; i < n; i += LANES) {
-        vec x = magnitude(load_some(row + i, n - i));
-        /* NaN becomes infinity, and the row then NaN. */
-        largest = larger(select_lanes(x == x, x, broadcast(__builtin_inff())), largest);
-    }
-    return largest_lane(largest);
-}
-
 int NAME(gate)(const struct gate *s, int64_t first, int64_t last)
 {
     const int64_t n = s->neurons;
     for (int64_t row = first; row < last; row++) {
         const float *drive = s->drive + row * n, *logit = s->logit + row * n;
-        const float largest = largest_in(drive, n);
+        const float largest = largest_of(drive, n);
         /* A zero drive stays zero, with derivative zero. */
         const float unit = largest > 0.0f ? largest : 1.0f;
         const float length = largest > 0.0f ? unit_length(drive, n, unit) : 1.0f;

@@ -35,7 +35,7 @@ static int64_t pullback_floats(const struct circuits *s)
 
 static struct pullback cut_pullback(struct arena *arena, const struct circuits *s)
 {
-    const int64_t n = s->neurons, stride = row_stride(n), size = s->tile * stride;
+    const int64_t stride = row_stride(s->neurons), size = s->tile * stride;
     struct pullback w;
     w.known = cut_acceleration(arena, ADJOINT_DEPTH, s->tile, stride, ROUNDING_PART);
     float **rows[] = {&w.y,    &w.a,    &w.inhibition, &w.right,    &w.residual, &w.adjoint,
@@ -53,10 +53,7 @@ static struct pullback cut_pullback(struct arena *arena, const struct circuits *
         *counts[i] = (int64_t *)(void *)cut(arena, 2 * s->tile);
     for (int64_t i = 0; i < size; i++)
         w.a[i] = 1.0f;
-    for (int64_t i = 0; i < stride; i++) {
-        w.diagonal[i] = i < n ? s->diagonal[i] : 0.0f;
-        w.reference[i] = i < n ? s->reference[i] : 1.0f;
-    }
+    take_reference(s, w.diagonal, w.reference);
     return w;
 }
 

@@ -154,3 +154,14 @@ INLINE float largest_lane(vec x)
         largest = x[lane] > largest ? x[lane] : largest;
     return largest;
 }
+
+/* The largest magnitude of `count` floats, infinite where there is NaN. */
+INLINE float largest_of(const float *from, int64_t count)
+{
+    vec largest = {0};
+    for (int64_t i = 0; i < count; i += LANES) {
+        vec x = magnitude(load_some(from + i, count - i));
+        largest = larger(select_lanes(x == x, x, broadcast(__builtin_inff())), largest);
+    }
+    return largest_lane(largest);
+}

@@ -84,4 +84,13 @@ struct forms {
     uint8_t *exceeds;   /* (B) */
 };
 
+/* Gated input drives, sigmoid(logit) d / |d|, row by row. */
+struct gate {
+    int64_t neurons;
+    const float *drive, *logit; /* (rows, n) */
+    const float *grad;          /* (rows, n), or null: no gradient is wanted. */
+    float *gated;               /* (rows, n) */
+    float *grad_drive, *grad_logit;
+};
+
 #endif

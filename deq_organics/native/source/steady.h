@@ -33,7 +33,7 @@ static int64_t search_floats(const struct circuits *s)
 
 static struct search cut_search(struct arena *arena, const struct circuits *s)
 {
-    const int64_t n = s->neurons, stride = row_stride(n), size = s->tile * stride;
+    const int64_t stride = row_stride(s->neurons), size = s->tile * stride;
     struct search w;
     w.known = cut_acceleration(arena, STEADY_DEPTH, s->tile, stride, CURVATURE_PART);
     float **rows[] = {&w.drive, &w.inhibitory, &w.v,    &w.y,     &w.a,       &w.s,
@@ -50,10 +50,7 @@ static struct search cut_search(struct arena *arena, const struct circuits *s)
     w.steps = (int64_t *)(void *)cut(arena, 2 * s->tile);
     for (int64_t i = 0; i < size; i++)
         w.inhibitory[i] = 1.0f;
-    for (int64_t i = 0; i < stride; i++) {
-        w.diagonal[i] = i < n ? s->diagonal[i] : 0.0f;
-        w.reference[i] = i < n ? s->reference[i] : 1.0f;
-    }
+    take_reference(s, w.diagonal, w.reference);
     return w;
 }
 

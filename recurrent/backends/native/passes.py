@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from deq_organics.native import library, spread
+from deq_organics.native import addresses, call, pack, padded
 from deq_organics.native.memory import empty
 from deq_organics.native.threads import part_count
 
@@ -77,14 +77,9 @@ class NativePasses:
         wzx, wr, w = _matrices(weights)
         gates = weights.gates
         halves = [] if gates is None else [part.chunk(2) for part in gates[:3]]
+        forward = [wzx, *wr, w, *(half[i] for i in range(2) for half in halves)]
         tensors = {
-            "packed_forward": _pack(
-                [
-                    part.mT
-                    for part in (wzx, wr, w, *(half[i] for i in range(2) for half in halves))
-                    if part is not None
-                ]
-            ),
+            "packed_forward": pack(torch.cat([part.mT for part in forward])),
             "x": x,
             "ys": ys,
             "y": y,
@@ -93,12 +88,7 @@ class NativePasses:
             **kept,
         }
         arguments = _arguments(model, weights, x, y, segment, keep, tensors)
-        call = library().function("sequence_forward")
-
-        def run(part: int, start: int, stop: int) -> int:
-            return call(ctypes.byref(arguments), ctypes.c_int64(start), ctypes.c_int64(stop))
-
-        spread(run, batch, _threads(steps, batch, n))
+        call("sequence_forward", arguments, batch, _threads(steps, batch, n))
         written = (ys, y, a, gains, *kept.values())
         # Who kept one of them (a selective checkpoint does) learns that a kernel has written it.
         increment_version([tensor for tensor in written if tensor is not None])
@@ -126,14 +116,14 @@ class NativePasses:
             # The factor k of a gate's adjoint, folded into the weights that propagate it.
             column = weights.gates.step.unsqueeze(-1)
             scaled = [(column * part).chunk(2) for part in weights.gates[:3]]
-        backward = [wzx.mT, w, wr, *(half for part in scaled[1:] for half in part)]
+        backward = [wzx.mT, w, *wr, *(half for part in scaled[1:] for half in part)]
         inputs = [wzx, *(half for part in scaled[:1] for half in part)]
         parts = part_count(batch, _threads(steps, batch, n))
         layout = _GradientLayout(weights, x.shape[-1])
         gradients = ys.new_zeros(parts, layout.size)
         tensors = {
-            "packed_backward": _pack([part for part in backward if part is not None]),
-            "packed_inputs": None if grad_x is None else _pack(inputs),
+            "packed_backward": pack(torch.cat(backward)),
+            "packed_inputs": None if grad_x is None else pack(torch.cat(inputs)),
             "x": x,
             "ys": ys,
             "activities": activities,
@@ -152,12 +142,7 @@ class NativePasses:
             )
             for own in gradients.unbind()
         ]
-        call = library().function("sequence_adjoint")
-
-        def run(part: int, start: int, stop: int) -> int:
-            return call(ctypes.byref(arguments[part]), ctypes.c_int64(start), ctypes.c_int64(stop))
-
-        spread(run, batch, parts)
+        call("sequence_adjoint", arguments, batch, parts)
         return grad_x, *adjoints, *layout.split(gradients.sum(0), weights).flat()
 
 
@@ -166,8 +151,7 @@ class _GradientLayout:
 
     def __init__(self, weights: Folded, inputs: int) -> None:
         n = weights.step_y.shape[0]
-        panel = library().panel
-        self.n, self.width = n, -(-n // panel) * panel
+        self.n, self.width = n, padded(n)
         self._rows = [1 if weights.identity else n, n]
         if weights.gates is not None:
             self._rows += [n] * 4
@@ -204,17 +188,10 @@ class _GradientLayout:
         )
 
 
-def _matrices(weights: Folded) -> tuple[Tensor, Tensor | None, Tensor]:
-    """``Wzx``, ``Wr`` unless it is diagonal, and ``W``, folded."""
-    recurrent = None if weights.identity else weights.recurrent_weight
+def _matrices(weights: Folded) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """``Wzx``, ``Wr`` or nothing where it is diagonal, and ``W``, folded."""
+    recurrent = () if weights.identity else (weights.recurrent_weight,)
     return weights.input_weight, recurrent, weights.normalization_weight
-
-
-def _pack(matrices: Sequence[Tensor]) -> Tensor:
-    """Matrices ``(depth, columns)``, one above the other, in panels; see organics.h."""
-    stacked, panel = torch.cat(list(matrices)), library().panel
-    padded = torch.nn.functional.pad(stacked, (0, -stacked.shape[1] % panel))
-    return padded.view(stacked.shape[0], -1, panel).transpose(0, 1).contiguous()
 
 
 def _segment(steps: int) -> int:
@@ -257,13 +234,4 @@ def _arguments(
         "diagonal": weights.recurrent_weight if weights.identity else None,
         **tensors,
     }
-    for name, tensor in given.items():
-        if tensor is not None and not (tensor.is_contiguous() and tensor.dtype == torch.float32):
-            raise ValueError(
-                f"{name}: got {tensor.dtype} with strides {tensor.stride()}, expected contiguous "
-                "float32"
-            )
-    pointers = {
-        name: None if tensor is None else tensor.data_ptr() for name, tensor in given.items()
-    }
-    return _Sequence(**sizes, **pointers)
+    return _Sequence(**sizes, **addresses(given))

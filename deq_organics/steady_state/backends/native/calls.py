@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ....native import library, spread
+from ....native import addresses, call, pack
 from ....problem import Problem
 from ...methods.auto import has_identity_recurrence
 from ...methods.preconditioner import Preconditioner
@@ -164,18 +164,11 @@ def _run(
     """One call for each thread's part of the samples."""
     size, n = problem.input_drive.shape
     given: dict[str, Tensor | None] = {
-        "packed": _pack(matrices),
+        "packed": pack(matrices),
         "diagonal": shared.diagonal,
         "reference": shared.reference,
         **tensors,
     }
-    for name, tensor in given.items():
-        dtype = _DTYPES.get(name, torch.float32)
-        if tensor is not None and not (tensor.is_contiguous() and tensor.dtype == dtype):
-            raise ValueError(
-                f"{name}: got {tensor.dtype} with strides {tensor.stride()}, expected contiguous "
-                f"{dtype}"
-            )
     arguments = _Circuits(
         neurons=n,
         tile=min(TILE, size),
@@ -184,18 +177,6 @@ def _run(
         drive_stride=0 if problem.inhibitory_drive.shape[0] == 1 else n,
         largest_weight=shared.largest_weight,
         **numbers,
-        **{name: None if part is None else part.data_ptr() for name, part in given.items()},
+        **addresses(given, _DTYPES),
     )
-    call = library().function(kernel)
-
-    def run(part: int, first: int, last: int) -> int:
-        return call(ctypes.byref(arguments), ctypes.c_int64(first), ctypes.c_int64(last))
-
-    spread(run, size, size * n * (n + 8) * _PRODUCTS // _WORTH_A_THREAD)
-
-
-def _pack(matrices: Tensor) -> Tensor:
-    """Matrices ``(k, n, n)`` in panels, one matrix after the other; see organics.h."""
-    n, panel = matrices.shape[-1], library().panel
-    padded = torch.nn.functional.pad(matrices, (0, -n % panel))
-    return padded.view(len(matrices), n, -1, panel).transpose(1, 2).contiguous()
+    call(kernel, arguments, size, size * n * (n + 8) * _PRODUCTS // _WORTH_A_THREAD)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ....checks import is_transformed, refuse_transforms
+from .... import equations
 from ....circuit_arguments import check_values
 from ....problem import Problem
 from ....triton_support import kernel_refusal
@@ -11,6 +11,7 @@ from ...methods import attainable
 from ...status import Solution
 from ..base import Adjoint, Work
 from ..by_torch import TorchSearch
+from ..kernels import adjoint_by, ask_again, refusal_of
 from .launch import LARGEST_SIZE, prepare, solve, solve_adjoint
 from .self_check import steady_state_failure
 
@@ -23,7 +24,7 @@ class TritonBackend:
     name = "cuda"
 
     def refusal(self, work: Work) -> str | None:
-        if (refusal := _refusal(work)) is not None:
+        if (refusal := refusal_of(work, kernel_refusal, LARGEST_SIZE)) is not None:
             return refusal
         problem = work.problem
         differentiated = torch.is_grad_enabled() and any(
@@ -43,7 +44,7 @@ class TritonSearch:
         self._checked = work.checked
         # What is left open has then been checked.
         self._torch = TorchSearch(work.options, checked=True)
-        with torch.no_grad():
+        with torch.no_grad(), equations.full_precision(work.problem.input_drive):
             self._shared = prepare(work.problem.flat())
 
     def solve(self, problem: Problem, start: tuple[Tensor, Tensor] | None = None) -> Solution:
@@ -57,15 +58,13 @@ class TritonSearch:
             options.max_iter,
             options.verify_stability,
         )
-        # The host waits for the device here.
-        left = (~settled.cpu()).nonzero().squeeze(-1)
-        if left.numel():
+
+        def again(left: Tensor) -> Solution:
             if not self._checked:
                 check_values(problem)
-            left = left.to(settled.device)
-            again = self._torch.solve(problem.select(left))
-            for part, new in zip(solution, again, strict=True):
-                part[left] = new
+            return self._torch.solve(problem.select(left))
+
+        ask_again(solution, ~settled, again)
         return solution
 
     def adjoint(
@@ -77,47 +76,8 @@ class TritonSearch:
         g_y: Tensor | None,
         g_a: Tensor | None,
     ) -> Adjoint:
-        if torch.is_grad_enabled() or any(
-            part is not None and is_transformed(part) for part in (g_y, g_a)
-        ):
-            return self._torch.adjoint(problem, y, a, status, g_y, g_a)
         accepted = self.options.accepted_error(y.dtype)
-        adjoint = solve_adjoint(problem, self._shared, y, a, status, g_y, g_a, accepted)
-        left = adjoint.failed.cpu().nonzero().squeeze(-1)
-        if left.numel():
-            left = left.to(y.device)
-            grads = [None if part is None else part[left] for part in (g_y, g_a)]
-            again = self._torch.adjoint(
-                problem.select(left), y[left], a[left], status[left], grads[0], grads[1]
-            )
-            for part, new in zip(adjoint, again, strict=True):
-                part[left] = new
-        return adjoint
-
-
-def _refusal(work: Work) -> str | None:
-    """Why the kernels cannot solve such circuits, as part of a sentence; None if they can."""
-    problem = work.problem
-    drive, wr, w = problem.input_drive, problem.recurrent_weight, problem.normalization_weight
-    if work.follows:
-        return "following the dynamics from a start"
-    device = kernel_refusal(drive.device)
-    if device is not None:
-        return device
-    if work.options.solver != "auto":
-        return f"the solver {work.options.solver!r}, only 'auto'"
-    if wr is None:
-        return "circuits without recurrent weights: they have a closed form"
-    if (transforms := refuse_transforms(problem.tensors())) is not None:
-        return transforms
-    if any(size != 1 for weight in (wr, w) for size in weight.shape[:-2]):
-        return "weights of each circuit's own, only weights that all circuits share"
-    if problem.exponent != 2.0:
-        return f"the exponent {problem.exponent:g}, only 2"
-    if drive.dtype != torch.float32:
-        return f"{drive.dtype}, only float32"
-    if drive.shape[-1] > LARGEST_SIZE:
-        return f"{drive.shape[-1]} neurons, only up to {LARGEST_SIZE}"
-    if drive.numel() == 0:
-        return "an empty batch"
-    return None
+        given = (problem, y, a, status, g_y, g_a)
+        return adjoint_by(
+            lambda: solve_adjoint(problem, self._shared, *given[1:], accepted), self._torch, *given
+        )

@@ -1,0 +1,12 @@
+/* All kernels, for the instruction set of the file that includes this: LANES and NAME are its. */
+#include "organics.h"
+#include "lanes.h"
+#include "products.h"
+#include "sequence.h"
+#include "adjoint.h"
+#include "circuits.h"
+#include "steady.h"
+#include "implicit.h"
+#include "definite.h"
+#include "values.h"
+#include "gate.h"
