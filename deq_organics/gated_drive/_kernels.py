@@ -6,13 +6,16 @@ import triton.language as tl
 
 @triton.jit
 def _unit_length(x):
-    """``x / |x|`` and ``|x|``, 1 instead where it is 0; the squares neither overflow nor vanish."""
+    """``x / |x|`` and ``|x|``; the squares neither overflow nor vanish.
+
+    Where ``x`` is 0 so is the first, and the second infinite: there no derivative is left.
+    """
     largest = tl.max(tl.abs(x), axis=0)
     largest = tl.where(largest == 0.0, 1.0, largest)
     x = x / largest
     length = tl.sqrt(tl.sum(x * x, axis=0))
-    length = tl.where(length == 0.0, 1.0, length)
-    return x / length, length * largest
+    zero = length == 0.0
+    return x / tl.where(zero, 1.0, length), tl.where(zero, float("inf"), length * largest)
 
 
 @triton.jit
