@@ -170,7 +170,7 @@ def _matrix(name: str, value: Tensor, drive: Tensor) -> Tensor:
 
 def _vector(name: str, value: Tensor | float, drive: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
-        value = drive.new_tensor(check_number(name, value, low=0.0, open_low=True))
+        value = drive.new_full((), check_number(name, value, low=0.0, open_low=True))
     tensor, n = _like_drive(name, value, drive), drive.shape[-1]
     if tensor.ndim == 0:
         tensor = tensor.expand(n)

@@ -164,7 +164,7 @@ class Problem(NamedTuple):
 
         Products that are rounded to such a step leave no trace in a residual.
         """
-        step = y.new_tensor(smallest_step(y.dtype)) * y.shape[-1] ** 0.5
+        step = y.new_full((), smallest_step(y.dtype)) * y.shape[-1] ** 0.5
         largest = torch.maximum(y.abs().amax(-1), self.input_drive.abs().amax(-1))
         in_y = torch.where(largest > 0, step / largest, 0.0)
         return torch.maximum(in_y, step / a.amin(-1))

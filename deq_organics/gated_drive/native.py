@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..checks import refuse_transforms
 from ..native import addresses, call, library, native_refusal
+from ..plain_tensors import plain
 from ..self_check import failure
 from . import trial
 
@@ -52,14 +53,14 @@ def self_check(drive: Tensor) -> str | None:
 def forward(drive: Tensor, logit: Tensor) -> Tensor:
     """``sigmoid(logit) drive / |drive|``, ``(*, n)``."""
     gated = torch.empty_like(drive, memory_format=torch.contiguous_format)
-    _run({"drive": drive.contiguous(), "logit": logit.contiguous(), "gated": gated})
+    _run({"drive": plain(drive), "logit": plain(logit), "gated": gated})
     return gated
 
 
 def backward(drive: Tensor, logit: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients by drive and logit."""
     given = {"drive": drive, "logit": logit, "grad": grad}
-    tensors = {name: tensor.contiguous() for name, tensor in given.items()}
+    tensors = {name: plain(tensor) for name, tensor in given.items()}
     grad_drive, grad_logit = (torch.empty_like(tensors["drive"]) for _ in range(2))
     _run({**tensors, "grad_drive": grad_drive, "grad_logit": grad_logit})
     return grad_drive, grad_logit

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..checks import refuse_transforms
+from ..plain_tensors import plain
 from ..self_check import failure
 from ..triton_support import kernel_refusal
 from . import trial
@@ -40,13 +41,13 @@ def self_check(drive: Tensor) -> str | None:
 def forward(drive: Tensor, logit: Tensor) -> Tensor:
     """``sigmoid(logit) drive / |drive|``, ``(*, n)``."""
     gated = torch.empty_like(drive, memory_format=torch.contiguous_format)
-    _launch("gated_drive_kernel", drive.contiguous(), logit.contiguous(), gated)
+    _launch("gated_drive_kernel", plain(drive), plain(logit), gated)
     return gated
 
 
 def backward(drive: Tensor, logit: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients by drive and logit."""
-    arguments = [part.contiguous() for part in (drive, logit, grad)]
+    arguments = [plain(part) for part in (drive, logit, grad)]
     grad_drive, grad_logit = torch.empty_like(arguments[0]), torch.empty_like(arguments[0])
     _launch("gated_drive_gradient_kernel", *arguments, grad_drive, grad_logit)
     return grad_drive, grad_logit

@@ -18,19 +18,23 @@ def addresses(
     """Where tensors lie, by the names of a structure's fields; they have to outlive the call.
 
     Args:
-        tensors: Contiguous ones of the type float32; None is a null pointer.
+        tensors: Plain ones (:func:`~..plain_tensors.plain`) of the type float32; None is a null
+            pointer.
         dtypes: Other types, by name.
 
     Raises:
-        ValueError: A tensor is not of its type, or not contiguous; nothing was touched then.
+        ValueError: A tensor is not of its type, not contiguous or negated when it is read; nothing
+            was touched then.
     """
     found: dict[str, int | None] = {}
     for name, tensor in tensors.items():
         dtype = (dtypes or {}).get(name, torch.float32)
-        if tensor is not None and not (tensor.is_contiguous() and tensor.dtype == dtype):
+        if tensor is not None and not (
+            tensor.is_contiguous() and tensor.dtype == dtype and not tensor.is_neg()
+        ):
             raise ValueError(
-                f"{name}: got {tensor.dtype} with strides {tensor.stride()}, expected contiguous "
-                f"{dtype}"
+                f"{name}: got {tensor.dtype} with strides {tensor.stride()}"
+                f"{', to be negated' if tensor.is_neg() else ''}, expected contiguous {dtype}"
             )
         found[name] = None if tensor is None else tensor.data_ptr()
     return found

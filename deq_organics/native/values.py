@@ -20,6 +20,7 @@ def smallest_if_finite(values: Tensor) -> float | None:
         or values.layout != torch.strided
         or native_refusal(values.device) is not None
         or not values.is_contiguous()
+        or values.is_neg()
         or values.numel() == 0
     ):
         return None

@@ -116,7 +116,7 @@ def _vector(
     if isinstance(value, Tensor):
         tensor = like_circuit(name, value, circuit)
     else:
-        tensor = circuit.input_drive.new_tensor(check_number(name, value))
+        tensor = circuit.input_drive.new_full((), check_number(name, value))
     (check_positive if positive else check_finite)(name, tensor)
     shape = (*batch, circuit.n)
     try:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checks import is_transformed, refuse_transforms
+from ..plain_tensors import plain
 from ..self_check import compare, failure, generator
 from ..triton_support import kernel_refusal
 
@@ -62,7 +63,7 @@ def _check(n: int, device: torch.device) -> None:
 
 def _launch(weight: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
     """The scale ``(1, 1)`` and two vectors ``(n,)``, whose outer product is its gradient."""
-    n, matrix = len(weight), weight.contiguous()
+    n, matrix = len(weight), plain(weight)
     scale, slope, right = weight.new_empty(1, 1), weight.new_empty(n), weight.new_empty(n)
     padded = max(16, 1 << (n - 1).bit_length())
     # Imported late: triton is needed on a GPU only.

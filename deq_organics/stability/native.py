@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..native import addresses, call, library, native_refusal
+from ..plain_tensors import plain
 from ..self_check import Deviation, failure, generator
 from .balanced import Balanced
 
@@ -73,8 +74,7 @@ def exceeds(jacobian: Balanced, bound: float, added: Tensor | None = None) -> Te
         "exceeds": proved,
     }
     held = {
-        name: None if tensor is None else tensor.detach().contiguous()
-        for name, tensor in given.items()
+        name: None if tensor is None else plain(tensor.detach()) for name, tensor in given.items()
     }
     strides = {}
     for stride, (name, batched) in _STRIDES.items():

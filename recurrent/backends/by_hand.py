@@ -7,6 +7,7 @@ from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
 
 from deq_organics.checks import is_transformed, refuse_transforms
+from deq_organics.plain_tensors import plain
 
 from ..dynamics import Model, State
 from ..precision import full_precision
@@ -91,7 +92,7 @@ class _ByHand(torch.autograd.Function):
         gains: Tensor,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x, y, a, gains, *flat = map(_plain, (x, y, a, gains, *weights))
+        x, y, a, gains, *flat = map(plain, (x, y, a, gains, *weights))
         run = passes.forward(model, Folded.of(flat), x, y, a, gains, needed)
         ctx.set_materialize_grads(False)
         if needed:
@@ -107,24 +108,20 @@ class _ByHand(torch.autograd.Function):
                 f"{ctx.passes.name!r}, which computes first derivatives; "
                 "expected backend='reference' for them"
             )
-        given = [grad for grad in grads if grad is not None]
-        if any(is_transformed(grad) or is_legacy_batchedtensor(grad) for grad in given):
+        present = [grad for grad in grads if grad is not None]
+        if any(is_transformed(grad) or is_legacy_batchedtensor(grad) for grad in present):
             raise RuntimeError(
                 "backend: batched gradients (vectorize=True, is_grads_batched=True, torch.func) "
                 f"were asked of {ctx.passes.name!r}, which computes one gradient at a time; "
                 "expected backend='reference' for them"
             )
-        # Once: checkpoints hand each saved tensor out a single time.
-        saved = ctx.saved_tensors
-        kept, flat = saved[: ctx.count], saved[ctx.count :]
+        # Once: checkpoints hand each saved tensor out a single time. Hooks of the caller's may give
+        # them other strides.
+        saved = [None if kept is None else plain(kept) for kept in ctx.saved_tensors]
+        kept, flat = tuple(saved[: ctx.count]), saved[ctx.count :]
         _, _, _, *wanted = ctx.needs_input_grad
-        plain = [None if grad is None else _plain(grad) for grad in grads]
+        given = [None if grad is None else plain(grad) for grad in grads]
         # Autograd runs this within the caller's autocast on a CPU.
         with full_precision(saved[-1].device):
-            found = ctx.passes.backward(ctx.model, Folded.of(flat), kept, plain, wanted)
+            found = ctx.passes.backward(ctx.model, Folded.of(flat), kept, given, wanted)
         return None, None, None, *found
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """The same values in one contiguous piece of memory, without marks such as a pending minus."""
-    return tensor.contiguous().resolve_neg()

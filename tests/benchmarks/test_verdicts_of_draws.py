@@ -13,7 +13,7 @@ DOUBLE = torch.float64
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_no_verdict_and_no_leading_eigenvalue_is_wrong(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     tally = Tally()
@@ -78,7 +78,7 @@ def test_no_unstable_state_is_returned_as_converged() -> None:
     unchecked = 0
     for recurrence in ("Gaussian", "orthogonal", "circulant"):
         draw = Draw(recurrence, 4, 2.0, 3.0, 2.0, recurrence == "circulant", False)
-        circuit = driven(draw, 12, generator)
+        circuit = driven(draw, 6, generator)
         for check in (True, False):
             state = circuit.steady_state(on_failure="ignore", verify_stability=check)
             real = np.linalg.eigvals(circuit.jacobian(state.y, state.a).numpy()).real.max(-1)

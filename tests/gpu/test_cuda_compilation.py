@@ -80,32 +80,25 @@ def programs(padded: int, rectified: bool) -> list[Program]:
     ]
 
 
-@pytest.mark.parametrize("padded", [64, 128, 256])
-def test_solves_keep_their_matrices_in_registers(padded: int) -> None:
-    compiled = programs(padded, rectified=padded != 64)
-    for resources in compile_for_gpu(compiled):
+def preparation() -> list[Program]:
+    """What is computed once for a set of weights, at the largest size: the inverse, the bound."""
+    pointers_of_bound = pointers(("weight", "scale", "slope", "right"), n="i32", bound="fp32")
+    prepared = pointers(PREPARE, n="i32", typical_drive="fp32")
+    return [
+        Program(KERNELS_OF, "prepare_kernel", prepared, {"N": 128}, 8),
+        Program(SCALE, "scale_kernel", pointers_of_bound, {"N": 128}, 8),
+    ]
+
+
+def test_programs_keep_their_matrices_in_registers() -> None:
+    """All in one process: to start one takes as long as to compile two programs."""
+    solves = [one for padded in (64, 128, 256) for one in programs(padded, padded != 64)]
+    *solved, inverse, scale = compile_for_gpu([*solves, *preparation()])
+    for one, resources in zip(solves, solved, strict=True):
         # Matrices would take 16 KiB and more.
-        assert resources.stack <= CALL
-        assert resources.shared <= H100_SHARED_MEMORY
-        assert not resources.tensor_cores
-
-
-def test_preparation_of_the_largest_size() -> None:
-    prepare = Program(
-        KERNELS_OF,
-        "prepare_kernel",
-        pointers(PREPARE, n="i32", typical_drive="fp32"),
-        {"N": 128},
-        8,
-    )
-    bound = Program(
-        SCALE,
-        "scale_kernel",
-        pointers(("weight", "scale", "slope", "right"), n="i32", bound="fp32"),
-        {"N": 128},
-        8,
-    )
-    inverse, scale = compile_for_gpu([prepare, bound])
+        assert resources.stack <= CALL, one
+        assert resources.shared <= H100_SHARED_MEMORY, one
+        assert not resources.tensor_cores, one
     assert inverse.stack <= CALL
     # Operands split in three leave no room for a little of what is alive between two squarings.
     assert scale.stack <= 640

@@ -55,7 +55,9 @@ def gradients(state: SteadyState, leaves: Sequence[Tensor], seed: int = 0) -> tu
 @pytest.mark.slow
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize(
-    ("batch", "n", "shared"), [(1, 1, True), (7, 5, False), (9, 16, True), (3, 33, False)]
+    # A program takes one sample: a few of them show that each finds its own.
+    ("batch", "n", "shared"),
+    [(1, 1, True), (3, 5, False), (3, 16, True), (2, 33, False)],
 )
 def test_states_and_gradients_against_float64(
     batch: int, n: int, shared: bool, rectified: bool
@@ -109,8 +111,8 @@ def test_the_layer(recurrence: str, input_gain: str) -> None:
     layer.recurrent_weight = weight if recurrence == "spectral" else torch.nn.Parameter(weight)
     exact = copy.deepcopy(layer).double()
     exact.backend, exact.tol = "torch", 1e-12
-    x = torch.rand(2, 4, 6, device=DEVICE)
-    weights = torch.randn(2, 4, 12, device=DEVICE)
+    x = torch.rand(2, 2, 6, device=DEVICE)
+    weights = torch.randn(2, 2, 12, device=DEVICE)
     results = []
     for module, values in ((layer, x), (exact, x.double())):
         values = values.clone().requires_grad_()
@@ -154,7 +156,7 @@ def test_zero_drive() -> None:
 
 @pytest.mark.slow
 def test_samples_do_not_depend_on_their_neighbours() -> None:
-    given = arguments(6, 9)
+    given = arguments(4, 9)
     alone = {**given, "input_drive": given["input_drive"][2:3]}
     together = Circuit(**given).steady_state(backend="cuda")
     single = Circuit(**alone).steady_state(backend="cuda")

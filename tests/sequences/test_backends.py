@@ -115,7 +115,8 @@ def test_gradcheck(backend: str, options: dict[str, Any]) -> None:
         output, last = torch.func.functional_call(rnn, arguments, (x, State(y, a, b, b0)))
         return output, *last
 
-    assert torch.autograd.gradcheck(run, (x, *state, *parameters))
+    # Every entry where all parameters are used, random sums of all entries elsewhere.
+    assert torch.autograd.gradcheck(run, (x, *state, *parameters), fast_mode=bool(options))
 
 
 @pytest.mark.usefixtures("double")

@@ -66,7 +66,7 @@ def test_an_exported_program_gives_the_same(
 
 @pytest.mark.slow
 def test_the_batch_of_an_exported_program_may_be_dynamic() -> None:
-    rnn, batch = ORGaNICsRNN(3, 5, 2), torch.export.Dim("batch", min=2, max=64)
+    rnn, batch = ORGaNICsRNN(3, 5), torch.export.Dim("batch", min=2, max=64)
     arguments = (torch.rand(2, 3, 3), tuple(rnn.draw_state(3)))
     shapes = {"x": {1: batch}, "state": ({1: batch},) * 4}
     program = torch.export.export(rnn, arguments, dynamic_shapes=shapes).module()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from _kernels import DEVICE, SINGLE
+from _layouts import expanded, laid_out, narrowed, negated, negative, strided, transposed
 from _oracle import oracle
 from torch import Tensor, nn
 
@@ -24,54 +25,15 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def transposed(values: Tensor, draw: random.Random) -> Tensor:
-    order = draw.sample(range(values.ndim), values.ndim)
-    back = [order.index(place) for place in range(values.ndim)]
-    return values.permute(order).contiguous().permute(back)
-
-
-def strided(values: Tensor, draw: random.Random) -> Tensor:
-    wide = values.new_full([2 * size + 1 for size in values.shape], torch.nan)
-    part = wide[tuple(slice(1, 2 * size + 1, 2) for size in values.shape)]
-    return part.copy_(values)
-
-
-def narrowed(values: Tensor, draw: random.Random) -> Tensor:
-    place = draw.randrange(values.ndim)
-    wide = torch.cat([torch.full_like(values, torch.nan), values.flip(place)], place)
-    return wide.flip(place).narrow(place, 0, values.shape[place])
-
-
-def expanded(values: Tensor, draw: random.Random) -> Tensor:
-    kept = draw.sample(range(values.ndim), draw.randrange(values.ndim))
-    index = tuple(slice(None) if place in kept else slice(0, 1) for place in range(values.ndim))
-    return values[index].expand(values.shape)
-
-
-def negated(values: Tensor, draw: random.Random) -> Tensor:
-    """With a minus that is still to be done, as the conjugate's imaginary part has it."""
-    return torch.complex(values, -values).conj().imag
-
-
-def as_it_is(values: Tensor, draw: random.Random) -> Tensor:
-    return values
-
-
-LAYOUTS = [as_it_is, transposed, strided, narrowed, expanded, negated]
-
-
-def laid_out(values: Tensor, draw: random.Random) -> Tensor:
-    layout = draw.choice(LAYOUTS)
-    return layout(values.detach().clone(), draw).detach()
-
-
 def test_the_layouts_lie_as_they_say() -> None:
     values, draw = torch.rand(4, 3, 5), random.Random(0)
-    for layout in (transposed, strided, narrowed, negated):
+    for layout in (transposed, strided, narrowed, negated, negative):
         torch.testing.assert_close(layout(values, draw), values, rtol=0, atol=0)
     assert not strided(values, draw).is_contiguous()
     assert 0 in expanded(values, draw).stride()
     assert negated(values, draw).is_neg()
+    assert negative(values, draw).is_neg()
+    assert negative(values, draw).is_contiguous()
 
 
 def derivatives(
@@ -177,9 +139,29 @@ def test_cell_and_trajectory() -> None:
     cell, draw = ORGaNICsCell(3, 4, dtype=torch.float64), random.Random(0)
     x, state = torch.rand(6, 2, 3).double(), State(*torch.rand(4, 2, 4).double())
     step, report = cell(x[0], state), check_trajectory(cell, x, state)
-    for layout in (transposed, strided, narrowed, negated):
+    for layout in (transposed, strided, narrowed, negated, negative):
         there = State(*(layout(part, draw) for part in state))
         for got, expected in zip(cell(layout(x[0], draw), there), step, strict=True):
             torch.testing.assert_close(got, expected)
         again = check_trajectory(cell, layout(x, draw), there)
         torch.testing.assert_close(again.spectral_radius, report.spectral_radius)
+
+
+@pytest.mark.parametrize("options", [{}, {"recurrence": "identity", "input_gain": "fixed"}])
+def test_hooks_may_keep_what_is_saved_in_other_strides(
+    backend: str, options: dict[str, Any]
+) -> None:
+    """As one does that moves saved tensors to a file and reads them into memory of its own."""
+
+    def unpack(values: Tensor) -> Tensor:
+        return values if values.ndim == 0 else strided(values, random.Random(0))
+
+    rnn = ORGaNICsRNN(2, 5, backend=backend, **FAST, **options).to(DEVICE)
+    x, leaves = torch.rand(3, 4, 2, device=DEVICE), list(rnn.parameters())
+    state = rnn.draw_state(4)
+    plainly = torch.autograd.grad(rnn(x, state)[0].sum(), leaves, materialize_grads=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda values: values, unpack):
+        output, _ = rnn(x, state)
+    found = torch.autograd.grad(output.sum(), leaves, materialize_grads=True)
+    for one, other in zip(found, plainly, strict=True):
+        torch.testing.assert_close(one, other)

@@ -37,7 +37,7 @@ def test_unstable_circuits_with_time_constants_over_three_decades() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rectified", [False, True])
-@pytest.mark.parametrize("n", [1, 2, 11, 12, 13, 40, 63, 64, 65])
+@pytest.mark.parametrize("n", [1, 2, 11, 12, 40, 63, 64])
 def test_random_circuits(n: int, rectified: bool) -> None:
     generator = torch.Generator().manual_seed(n)
     # Large circuits with large weights take long to be given up: the benchmark draws their states.
@@ -45,7 +45,7 @@ def test_random_circuits(n: int, rectified: bool) -> None:
     for decades, norm in zip((0, 2, 4, 5), norms, strict=True):
         matrix = torch.randn(n, n, generator=generator, dtype=DOUBLE)
         wr = norm * torch.linalg.qr(matrix)[0] if decades % 4 else norm * matrix / n**0.5
-        drive = torch.randn(8, n, generator=generator, dtype=DOUBLE)
+        drive = torch.randn(8 if n < 40 else 5, n, generator=generator, dtype=DOUBLE)
         drive = torch.nn.functional.normalize(drive)
         taus = 10 ** (decades * (torch.rand(2, n, generator=generator, dtype=DOUBLE) - 0.5))
         w = torch.rand(n, n, generator=generator, dtype=DOUBLE)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ....native import addresses, call, pack
+from ....plain_tensors import plain
 from ....problem import Problem
 from ...methods.auto import has_identity_recurrence
 from ...methods.preconditioner import Preconditioner
@@ -62,7 +63,7 @@ class Shared(NamedTuple):
 
 def prepare(problem: Problem) -> Shared:
     """For circuits with recurrent weights that share their weights."""
-    wr, w = problem.recurrent_weight, problem.normalization_weight
+    wr, w = problem.recurrent_weight, plain(problem.normalization_weight)
     assert wr is not None
     identity = has_identity_recurrence(problem)
     if identity:
@@ -71,8 +72,8 @@ def prepare(problem: Problem) -> Shared:
     preconditioner = Preconditioner(problem)
     return Shared(
         torch.stack([wr, w, preconditioner.inverse]),
-        preconditioner.diagonal.contiguous(),
-        preconditioner.reference.contiguous(),
+        plain(preconditioner.diagonal),
+        plain(preconditioner.reference),
         float(w.max()),
         identity,
     )
@@ -86,7 +87,7 @@ def solve(
     Those are solved to ``tol``, within reach and, by :meth:`Problem.relative_residual`, solved to
     ``accepted``; their drives are valid. Whether they are stable is another question.
     """
-    d, c = problem.input_drive.contiguous(), problem.inhibitory_drive.contiguous()
+    d, c = plain(problem.input_drive), plain(problem.inhibitory_drive)
     size = d.shape[0]
     y, a = torch.empty_like(d), torch.empty_like(d)
     residual = d.new_empty(size)
@@ -138,11 +139,11 @@ def solve_adjoint(
             "most_steps": _ADJOINT_MAX_ITER,
         },
         {
-            "y": y.contiguous(),
-            "a": a.contiguous(),
-            "status": status.contiguous(),
-            "grad_y": None if g_y is None else g_y.contiguous(),
-            "grad_a": None if g_a is None else g_a.contiguous(),
+            "y": plain(y),
+            "a": plain(a),
+            "status": plain(status),
+            "grad_y": None if g_y is None else plain(g_y),
+            "grad_a": None if g_a is None else plain(g_a),
             "adjoint_y": adjoint_y,
             "adjoint_a": adjoint_a,
             "gained": gained,

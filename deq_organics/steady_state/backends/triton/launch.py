@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .... import equations
+from ....plain_tensors import plain
 from ....problem import Problem
 from ....stability.spectrum import is_stable
 from ...methods.preconditioner import TYPICAL_INHIBITORY_DRIVE, TYPICAL_LENGTH, Preconditioner
@@ -39,7 +40,7 @@ class Shared(NamedTuple):
 def prepare(problem: Problem) -> Shared:
     """For circuits with recurrent weights that share their weights."""
     assert problem.recurrent_weight is not None
-    wr, w = problem.recurrent_weight.contiguous(), problem.normalization_weight.contiguous()
+    wr, w = plain(problem.recurrent_weight), plain(problem.normalization_weight)
     n, c, options = wr.shape[-1], problem.inhibitory_drive, _options(wr.shape[-1])
     if n > _LARGEST_INVERTED:
         preconditioner = Preconditioner(problem)
@@ -48,8 +49,8 @@ def prepare(problem: Problem) -> Shared:
         return Shared(
             matrices,
             matrices.mT.contiguous(),
-            preconditioner.diagonal.contiguous(),
-            preconditioner.reference,
+            plain(preconditioner.diagonal),
+            plain(preconditioner.reference),
         )
     if c.shape[0] > 1:
         c = c.new_full((n,), TYPICAL_INHIBITORY_DRIVE)
@@ -59,7 +60,7 @@ def prepare(problem: Problem) -> Shared:
     launch = ("N", "num_warps", "enable_fp_fusion")
     with torch.cuda.device_of(wr):
         _kernels().prepare_kernel[(2,)](
-            c.contiguous(),
+            plain(c),
             wr,
             w,
             *shared,
@@ -84,7 +85,7 @@ def solve(
     arguments are valid and, if ``verify_stability``, their fixed points proved stable.
     """
     vectors = (problem.input_drive, problem.inhibitory_drive, problem.tau_y, problem.tau_a)
-    d, c, tau_y, tau_a = (vector.contiguous() for vector in vectors)
+    d, c, tau_y, tau_a = map(plain, vectors)
     size, n = d.shape
     y, a = torch.empty_like(d), torch.empty_like(d)
     residual = d.new_empty(size)
@@ -132,6 +133,7 @@ def solve_adjoint(
     accepted: float,
 ) -> Adjoint:
     """The adjoint of ``(g_y, g_a)``, each ``(B, n)``, at the steady state; 0 without one."""
+    y, a, status = map(plain, (y, a, status))
     size, n = y.shape
     failed = torch.empty(size, dtype=torch.bool, device=y.device)
     adjoint = Adjoint(
@@ -143,8 +145,8 @@ def solve_adjoint(
             a,
             equations.recurrent_drive(y, problem.recurrent_weight, problem.rectified),
             status,
-            torch.zeros_like(y) if g_y is None else g_y.contiguous(),
-            torch.zeros_like(y) if g_a is None else g_a.contiguous(),
+            torch.zeros_like(y) if g_y is None else plain(g_y),
+            torch.zeros_like(y) if g_a is None else plain(g_a),
             shared.matrices,
             shared.diagonal,
             shared.reference,
