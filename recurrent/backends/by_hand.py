@@ -117,7 +117,7 @@ class _ByHand(torch.autograd.Function):
             )
         # Once: checkpoints hand each saved tensor out a single time. Hooks of the caller's may give
         # them other strides.
-        saved = [None if kept is None else plain(kept) for kept in ctx.saved_tensors]
+        saved: list[Any] = [None if part is None else plain(part) for part in ctx.saved_tensors]
         kept, flat = tuple(saved[: ctx.count]), saved[ctx.count :]
         _, _, _, *wanted = ctx.needs_input_grad
         given = [None if grad is None else plain(grad) for grad in grads]

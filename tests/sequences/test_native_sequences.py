@@ -68,7 +68,14 @@ class TestNumbers:
     # One neuron and one sample, a vector, a panel, a tile, and one on either side of them.
     @pytest.mark.parametrize(
         ("inputs", "n", "steps", "batch"),
-        [(1, 1, 1, 1), (3, 8, 2, 5), (2, 15, 7, 24), (17, 16, 3, 25), (1, 33, 5, 49)],
+        [
+            (1, 1, 1, 1),
+            (17, 16, 3, 25),
+            *(
+                pytest.param(*sizes, marks=pytest.mark.slow)
+                for sizes in ((3, 8, 2, 5), (2, 15, 7, 24), (1, 33, 5, 49))
+            ),
+        ],
     )
     def test_they_are_those_of_the_cell(
         self, options: dict[str, Any], inputs: int, n: int, steps: int, batch: int

@@ -147,6 +147,7 @@ def test_cell_and_trajectory() -> None:
         torch.testing.assert_close(again.spectral_radius, report.spectral_radius)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"recurrence": "identity", "input_gain": "fixed"}])
 def test_hooks_may_keep_what_is_saved_in_other_strides(
     backend: str, options: dict[str, Any]

@@ -64,7 +64,7 @@ def test_gated_drives(backend: str, seed: int) -> None:
     results = []
     for lie in (lambda part: part.detach(), plainly):
         leaves = [lie(part).requires_grad_() for part in parts]
-        gated = gated_drive(*leaves, _gated_drive, backend)
+        gated = gated_drive(leaves[0], leaves[1], _gated_drive, backend)
         results.append([gated, *torch.autograd.grad(gated, leaves, lie(weights))])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)

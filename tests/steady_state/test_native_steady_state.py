@@ -19,7 +19,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 # On both sides of a vector, of a panel (8, 16 or 32 columns) and of two.
-SIZES = (1, 2, 5, 7, 8, 9, 15, 16, 17, 31, 33, 48, 64, 65, 70)
+QUICK, SLOW = (1, 8, 33), (2, 5, 7, 9, 15, 16, 17, 31, 48, 64, 65, 70)
+SIZES = (*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW))
 # On both sides of a tile of 24 samples.
 BATCHES = (1, 3, 23, 24, 25, 61)
 
@@ -104,6 +105,7 @@ def test_identity_as_a_matrix(rectified: bool) -> None:
         assert error(one, other) <= 2e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [1e-15, 1e-8, 1e-3, 1e4, 1e15])
 @pytest.mark.parametrize("identity", [False, True])
 def test_no_unit_is_special(unit: float, identity: bool) -> None:
@@ -125,6 +127,7 @@ def test_no_unit_is_special(unit: float, identity: bool) -> None:
     assert error(found.a[both], exact.a[both]) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [5, 33])
 def test_no_sample_depends_on_its_batch(n: int) -> None:
     """Bit for bit, value and gradient, whatever the threads and the neighbours are."""
@@ -372,21 +375,6 @@ def test_gated_drive(n: int) -> None:
     broken = drive.clone()
     broken[1, 2, n // 2] = torch.nan
     assert native.forward(broken, logit)[1, 2].isnan().all()
-
-
-@pytest.mark.parametrize("count", [1, 7, 8, 9, 33, 1000])
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_a_look_at_values(count: int, value: float) -> None:
-    from deq_organics.native.values import smallest_if_finite
-
-    values = torch.randn(count, generator=torch.Generator().manual_seed(count))
-    assert smallest_if_finite(values) == float(values.min())
-    for place in {0, count // 2, count - 1}:
-        broken = values.clone()
-        broken[place] = value
-        assert smallest_if_finite(broken) is None
-    assert smallest_if_finite(values.double()) is None
-    assert smallest_if_finite(values[:0]) is None
 
 
 def test_layer_names_its_backend() -> None:
