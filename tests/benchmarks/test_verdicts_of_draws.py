@@ -78,7 +78,7 @@ def test_no_unstable_state_is_returned_as_converged() -> None:
     unchecked = 0
     for recurrence in ("Gaussian", "orthogonal", "circulant"):
         draw = Draw(recurrence, 4, 2.0, 3.0, 2.0, recurrence == "circulant", False)
-        circuit = driven(draw, 6, generator)
+        circuit = driven(draw, 12, generator)
         for check in (True, False):
             state = circuit.steady_state(on_failure="ignore", verify_stability=check)
             real = np.linalg.eigvals(circuit.jacobian(state.y, state.a).numpy()).real.max(-1)

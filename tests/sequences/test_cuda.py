@@ -104,7 +104,7 @@ def test_sizes(units: int, steps: int, batch: int) -> None:
 @pytest.mark.parametrize("units", [64, 128, 200] if ON_GPU else [10])
 def test_a_long_sequence(units: int) -> None:
     rnn = ORGaNICsRNN(1, units)
-    # The interpreter takes 50 ms a step: fewer steps there, and bars as much tighter.
+    # The interpreter takes a tenth of a second a step: fewer steps there, and tighter bars.
     steps, batch, part = (784, 16, 1.0) if ON_GPU else (98, 2, 0.25)
     state = rnn.draw_state(batch)
     compare(rnn, steps, batch, state, output_bar=part * 2e-6, gradient_bar=part * 2e-5)
