@@ -38,15 +38,15 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[s
 def test_every_random_circuit_is_solved_or_has_no_steady_state(tmp_path: Path) -> None:
     """In a process of its own, for it starts others."""
     out = tmp_path / "out.json"
-    sizes = ("--sizes", "1", "10", "--circuits", "120", "--processes", "1")
+    sizes = ("--sizes", "1", "10", "--circuits", "300", "--processes", "1")
     command = [sys.executable, str(BENCHMARKS / "steady_states.py"), "--out", str(out), *sizes]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads(out.read_text())
     assert record["failures"] == 0
-    assert [result["circuits"] for result in record["results"]] == [120, 120]
+    assert [result["circuits"] for result in record["results"]] == [300, 300]
     for result in record["results"]:
-        assert result["solved"] + sum(result["fates"].values()) == 120
+        assert result["solved"] + sum(result["fates"].values()) == 300
     assert sum(record["results"][0]["fates"].values()) > 0
 
 
