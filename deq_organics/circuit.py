@@ -70,6 +70,7 @@ class Circuit:
     rectified: bool
     # Of the class, so that it is no field; instances have their own.
     _checked: ClassVar[bool] = False
+    parts: ClassVar[tuple[str, str]] = ("y", "a")
 
     def __init__(
         self,
@@ -186,6 +187,10 @@ class Circuit:
     def to(self, *args: Any, **kwargs: Any) -> "Circuit":
         """The same circuits on another device or in another dtype, as :meth:`torch.Tensor.to`."""
         return Circuit(*self.parameters.to(*args, **kwargs))
+
+    def rest(self) -> tuple[Tensor, Tensor]:
+        """``y = 0`` and ``a = c``, ``(..., n)``: the fixed point of the circuit without input."""
+        return torch.zeros_like(self.input_drive), self.inhibitory_drive
 
     def vector_field(self, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """``(dy/dt, da/dt)`` at ``y`` and ``a`` of shape ``(..., n)``, per unit of tau."""
