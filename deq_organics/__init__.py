@@ -6,6 +6,18 @@ circuit implementing divisive normalization", NeurIPS 2024.
 
 from ._version import __version__
 from .circuit import Circuit
+from .circuits import (
+    SSN,
+    AmplifierCircuit,
+    Connection,
+    DynamicalCircuit,
+    FeedbackArea,
+    JointSteadyState,
+    Linearized,
+    Network,
+    WilsonCowan,
+    steady_state,
+)
 from .errors import (
     AdjointWarning,
     SimulationError,
@@ -15,6 +27,7 @@ from .errors import (
 )
 from .layer import ORGaNICsDEQ
 from .random_circuits import draw_circuits, scale_to_singular_value
+from .response.any_circuit import JointSpectrum, JointTrajectory
 from .response.gains import DynamicGain, InputGains
 from .response.linear_response import cross_spectrum, stationary_covariance, transfer_function
 from .response.simulation import simulate
@@ -34,13 +47,23 @@ from .theory.oscillators import (
 from .theory.two_dimensional import FixedPoints2D, critical_drive_2d, fixed_points_2d
 
 __all__ = [
+    "SSN",
     "AdjointWarning",
+    "AmplifierCircuit",
     "Certificate",
     "Circuit",
+    "Connection",
     "CrossSpectrum",
     "DynamicGain",
+    "DynamicalCircuit",
+    "FeedbackArea",
     "FixedPoints2D",
     "InputGains",
+    "JointSpectrum",
+    "JointSteadyState",
+    "JointTrajectory",
+    "Linearized",
+    "Network",
     "NormalModes",
     "ORGaNICsDEQ",
     "Oscillators",
@@ -53,6 +76,7 @@ __all__ = [
     "SteadyStateError",
     "SteadyStateWarning",
     "Trajectory",
+    "WilsonCowan",
     "__version__",
     "check_stability",
     "coupled_oscillators",
@@ -68,5 +92,6 @@ __all__ = [
     "scale_to_singular_value",
     "simulate",
     "stationary_covariance",
+    "steady_state",
     "transfer_function",
 ]

@@ -1,12 +1,16 @@
 """Are fixed points stable? A verdict that is proved, and the eigenvalue that leads."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .checks import as_float_tensor, check_broadcast, check_same_device
 from .circuit import Circuit
+from .circuits import DynamicalCircuit, JointSteadyState
+from .circuits.stability import judge
 from .layer import ORGaNICsDEQ
 from .stability.cayley import Verdict
 from .stability.spectrum import leading_eigenvalues, verdicts
@@ -63,8 +67,13 @@ class StabilityReport:
 
 @torch.no_grad()
 def check_stability(
-    target: Circuit | ORGaNICsDEQ,
-    state: SteadyState | tuple[Tensor, Tensor] | Tensor | None = None,
+    target: Circuit | ORGaNICsDEQ | DynamicalCircuit,
+    state: SteadyState
+    | JointSteadyState
+    | Sequence[Tensor]
+    | Mapping[str, Tensor]
+    | Tensor
+    | None = None,
 ) -> StabilityReport:
     """Prove whether each circuit is stable at its steady state, and find what decays slowest.
 
@@ -74,7 +83,9 @@ def check_stability(
     judged too, with that reservation.
 
     Args:
-        target: Circuits, or a layer.
+        target: Circuits of any kind, or a layer. For those that are no :class:`Circuit` a state
+            counts as a fixed point if a step of Newton's method is shorter than 2e-3 of it, and the
+            precision is double where they have ``to(dtype)``.
         state: The circuits' steady state: a :class:`SteadyState`, or ``(y, a)`` of shapes that
             broadcast to the circuits' ``(..., n)``; it is solved for if left out. Of a layer, its
             input ``(*, input_size)``.
@@ -86,6 +97,13 @@ def check_stability(
         TypeError: ``state`` does not go with ``target``.
         ValueError: The shape or the device of ``state`` is not that of the circuits.
     """
+    known = isinstance(target, Circuit | ORGaNICsDEQ)
+    if not known and isinstance(target, DynamicalCircuit):
+        judged = judge(target, state)  # type: ignore[arg-type]
+        stable, undecided = (judged.verdict == v for v in (Verdict.INSIDE, Verdict.UNDECIDED))
+        return StabilityReport(
+            judged.leading, stable, -judged.leading.real, undecided, judged.rejected
+        )
     circuit, y, a, converged = _circuit_and_state(target, state)
     shape, problem = circuit.batch_shape, circuit.flatten().to(torch.float64)
     y, a = (part.reshape(-1, circuit.n).double() for part in (y, a))
@@ -110,9 +128,7 @@ def check_stability(
     )
 
 
-def _circuit_and_state(
-    target: Circuit | ORGaNICsDEQ, state: SteadyState | tuple[Tensor, Tensor] | Tensor | None
-) -> tuple[Circuit, Tensor, Tensor, Tensor]:
+def _circuit_and_state(target: Any, state: Any) -> tuple[Circuit, Tensor, Tensor, Tensor]:
     """The circuits, their ``y`` and ``a`` ``(..., n)``, and where these are said to be solved."""
     if isinstance(target, ORGaNICsDEQ):
         if not isinstance(state, Tensor):

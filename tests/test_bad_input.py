@@ -287,7 +287,7 @@ CHECKS = [
         ValueError,
         r"state: got shape \(3,\), expected \(4, 3\)",
     ),
-    (lambda: check_stability(circuit(), (D,)), TypeError, r"state: got tuple, expected a Steady"),  # type: ignore[arg-type]
+    (lambda: check_stability(circuit(), (D,)), TypeError, r"state: got tuple, expected a Steady"),
     (lambda: check_stability(circuit(), (D, 1.0)), TypeError, r"state, a: got float"),  # type: ignore[arg-type]
     (
         lambda: check_stability(circuit(), (D, torch.ones(5, 4, 3))),

@@ -67,9 +67,7 @@ def finite(name: str, value: Any, size: int, like: Tensor) -> None:
     check_finite(name, value)
 
 
-def positive(
-    name: str, value: Any, size: int, like: Tensor, *, allow_zero: bool = False
-) -> None:
+def positive(name: str, value: Any, size: int, like: Tensor, *, allow_zero: bool = False) -> None:
     """Raise unless ``value`` is a positive number, or a tensor ``(..., n)`` or of no dimension."""
     if not isinstance(value, Tensor):
         check_number(name, value, low=0.0, open_low=not allow_zero)

@@ -23,9 +23,9 @@ class FeedbackArea(TensorFields):
         tau ds/dt = -s + sqrt(y+ + epsilon)
 
     With ``W = I``, ``gamma = 1`` and ``s = y`` normalization is exact whatever the feedback:
-    ``1 + p = (1 + g F / s) / (1 - u+)``, hence ``y = b z / u+`` and ``u = (sigma b)^2 + Wn (b z)^2``
-    (where ``beta = 1``). ``epsilon`` takes ``s`` away from ``y`` by ``epsilon / (2 y)``. A
-    :class:`Network` feeds ``F`` and ``z`` from other areas. Leading dimensions broadcast.
+    ``1 + p = (1 + g F / s) / (1 - u+)``, hence ``y = b beta z / u+`` and
+    ``u = (sigma b)^2 + Wn (b beta z)^2``. ``epsilon`` takes ``s`` away from ``y`` by
+    ``epsilon / (2 y)``. A :class:`Network` feeds ``F`` and ``z`` from other areas. Leading dimensions broadcast.
 
     Args:
         z: Input, ``(..., n)``.
@@ -98,8 +98,8 @@ class FeedbackArea(TensorFields):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The derivatives by time of all parts, with more input.
 
-        ``drive`` is added to ``z``, ``gain`` to ``beta``, ``feedback`` to ``F`` and ``inhibitory`` to
-        ``(sigma b)^2``.
+        ``drive`` is added to ``z``, ``gain`` to ``beta``, ``feedback`` to ``F`` and ``inhibitory``
+        to ``(sigma b)^2``.
         """
         fed = self.feedback_strength * (self.feedback + feedback)
         rate, active = inhibitory_firing_rate(u), torch.relu(y)

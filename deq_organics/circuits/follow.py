@@ -14,9 +14,9 @@ from .newton import Plain
 __all__ = ["Followed", "follow", "status_of"]
 
 _RTOL, _ATOL = 1e-4, 1e-7
-# Times to look at the trajectories: the first one in units of the fastest rate, then by this factor.
-_FIRST, _FACTOR, _LOOKS = 10.0, 4.0, 14
-_STEPS_BETWEEN = 500
+# When to look at the trajectories: first in units of the fastest rate, then by this factor.
+_FIRST, _FACTOR, _LOOKS = 10.0, 4.0, 12
+_STEPS_BETWEEN = 300
 # Smaller parts of a state are followed to the tolerance of this part of the whole.
 _SMALLEST_PART = 1e-3
 # Of a fixed point beside the end of a trajectory: relative distance of what counts as beside.

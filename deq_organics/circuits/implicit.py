@@ -80,9 +80,7 @@ def _report(failed: Tensor, on_failure: str) -> None:
     warn_caller(f"{message}; their gradient is left out", AdjointWarning)
 
 
-def differentiable(
-    system: System, state: Tensor, converged: Tensor, on_failure: str
-) -> Tensor:
+def differentiable(system: System, state: Tensor, converged: Tensor, on_failure: str) -> Tensor:
     """The fixed points ``(..., N)`` as a function of the circuit's parameters.
 
     Args:

@@ -26,7 +26,7 @@ class Connection:
     """What an area sends to another one, or to itself.
 
     Args:
-        source: Name of the area that sends; ``"A.V1"`` is ``"V1"`` of a network that is area ``"A"``.
+        source: Name of the area that sends; ``"A.V1"`` is ``"V1"`` of a network that is ``"A"``.
         target: Name of the area that receives, likewise.
         term: What it feeds: ``"drive"`` (added to the input), ``"gain"`` (added to the gain of
             the input), ``"feedback"`` (added to the recurrent term, within its gain) or
@@ -117,9 +117,7 @@ class Network:
         for number, connection in enumerate(self.connections):
             label = f"connections[{number}]"
             if not isinstance(connection, Connection):
-                raise TypeError(
-                    f"{label}: got {type(connection).__name__}, expected a Connection"
-                )
+                raise TypeError(f"{label}: got {type(connection).__name__}, expected a Connection")
             for role in ("source", "target"):
                 area = getattr(connection, role).split(".")[0]
                 if area not in self.areas:

@@ -16,8 +16,8 @@ class DynamicalCircuit(Protocol):
     Leading dimensions are circuits, which do not depend on each other. Parameters are tensors that
     the circuit holds; all results are differentiable by them.
 
-    A circuit may also have these methods, which are used where they are there. What is missing comes
-    from ``torch.func``:
+    A circuit may also have these methods, which are used where they are there. What is missing
+    comes from ``torch.func``:
 
     - ``jacobian(*parts)``: the derivative of the vector field, ``(..., N, N)``.
     - ``linearize(*parts)``: a :class:`Linearized`.

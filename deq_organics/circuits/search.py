@@ -15,6 +15,8 @@ __all__ = ["Found", "find_fixed_points"]
 # By how much the field may bend within a step, in units of itself, and does so ideally; how much
 # longer the next step may be.
 _MOST_BEND, _BEND, _GROWTH = 0.5, 0.2, 5.0
+# What fails is tried again with steps in which the field bends so much less.
+_ATTEMPTS = (1.0, 0.1)
 # Relative distance below which Newton's method takes over.
 _CLOSE = 1e-3
 _NEWTON_STEPS = 25
@@ -46,11 +48,21 @@ def find_fixed_points(
     """
     size = plain.size
     if start is None:
-        state, iterations = _continue(plain, plain.rest, max_iter)
-        polished = plain.polish(state, _NEWTON_STEPS, torch.ones_like(iterations, dtype=torch.bool))
-        state, residual = polished.state, polished.residual
-        status = _judge(polished.jacobian, residual <= plain.tol, verify_stability)
-        begin = plain.rest
+        begin, state = plain.rest, plain.rest
+        residual = torch.full_like(state[:, 0], torch.inf)
+        iterations = torch.zeros(size, dtype=torch.int64, device=state.device)
+        status = torch.full_like(iterations, int(Status.MAX_ITERATIONS))
+        for caution in _ATTEMPTS:
+            wanted = status != Status.CONVERGED
+            if not wanted.any():
+                break
+            end, steps = _continue(plain, wanted, max_iter, caution)
+            polished = plain.polish(end, _NEWTON_STEPS, wanted)
+            found = _judge(polished.jacobian, polished.residual <= plain.tol, verify_stability)
+            state = torch.where(wanted.unsqueeze(-1), polished.state, state)
+            residual = torch.where(wanted, polished.residual, residual)
+            status = torch.where(wanted, found, status)
+            iterations = iterations + steps
     else:
         state, begin = start, start
         iterations = torch.zeros(size, dtype=torch.int64, device=start.device)
@@ -60,15 +72,15 @@ def find_fixed_points(
     time = torch.full_like(residual, torch.nan)
     left = (status != Status.CONVERGED).nonzero().squeeze(-1)
     if left.numel():
-        end = follow(plain, begin, left)
-        state = state.index_copy(0, left, end.state)
-        residual = residual.index_copy(0, left, end.residual)
-        iterations = iterations.index_add(0, left, end.steps)
+        last = follow(plain, begin, left)
+        state = state.index_copy(0, left, last.state)
+        residual = residual.index_copy(0, left, last.residual)
+        iterations = iterations.index_add(0, left, last.steps)
         # That nothing was proved of a fixed point says more than that the dynamics are slow.
-        open_ = (status[left] == Status.UNDECIDED) & (end.status == Status.NOT_SETTLED)
-        outcome = torch.where(open_, int(Status.UNDECIDED), end.status)
-        status, time = status.index_copy(0, left, outcome), time.index_copy(0, left, end.time)
-        arrived = end.status == Status.CONVERGED
+        open_ = (status[left] == Status.UNDECIDED) & (last.status == Status.NOT_SETTLED)
+        outcome = torch.where(open_, int(Status.UNDECIDED), last.status)
+        status, time = status.index_copy(0, left, outcome), time.index_copy(0, left, last.time)
+        arrived = last.status == Status.CONVERGED
         reached[left[arrived]] = int(Reached.YES)
     return Found(state, residual, iterations, status, reached, time)
 
@@ -82,19 +94,20 @@ def _judge(jacobian: Tensor, solved: Tensor, verify_stability: bool) -> Tensor:
     return status
 
 
-def _continue(plain: Plain, start: Tensor, max_iter: int) -> tuple[Tensor, Tensor]:
+def _continue(plain: Plain, wanted: Tensor, max_iter: int, caution: float) -> tuple[Tensor, Tensor]:
     """States close to fixed points, and the steps that each took: pseudo-transient continuation.
 
     Linearly implicit steps of Euler's as long as the field is almost linear within them: first they
     follow the dynamics, in the end they are Newton's.
     """
+    start = plain.rest
     state, slope, jacobian = start, plain.field(start), plain.jacobian(start)
     iterations = torch.zeros(plain.size, dtype=torch.int64, device=start.device)
     identity = torch.eye(plain.width, dtype=start.dtype, device=start.device)
     rate = jacobian.abs().sum(-1).amax(-1)
     usable = torch.isfinite(rate) & (rate > 0) & torch.isfinite(slope).all(-1)
     length = torch.where(usable, 1.0 / rate, 1.0)
-    going = usable
+    going = usable & wanted
     for _ in range(max_iter):
         distance = plain.distance(plain.newton_step(jacobian, slope), state)
         # A step of Newton's may be short far from rest, too, before the dynamics have begun.
@@ -108,13 +121,14 @@ def _continue(plain: Plain, start: Tensor, max_iter: int) -> tuple[Tensor, Tenso
         # What the field is ahead, beyond what its derivative foretold.
         bend = torch.linalg.vector_norm(ahead - step / length.unsqueeze(-1), dim=-1)
         bend = bend / torch.linalg.vector_norm(slope, dim=-1)
-        accepted = going & (bend < _MOST_BEND)
+        accepted = going & (bend < caution * _MOST_BEND)
         kept = accepted.unsqueeze(-1)
-        growth = torch.where(bend.isfinite(), _BEND / bend, 0.0).clamp(1.0 / _GROWTH, _GROWTH)
+        growth = torch.where(bend.isfinite(), caution * _BEND / bend, 0.0)
+            1.0 / _GROWTH, _GROWTH
+        )
         length = torch.where(going, length * growth, length)
         state, slope = torch.where(kept, trial, state), torch.where(kept, ahead, slope)
         jacobian = torch.where(kept.unsqueeze(-1), plain.jacobian(state), jacobian)
         iterations = iterations + going
         going = going & (length * rate > 1e-12)
     return state, iterations
-

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..equations import matvec, power
 from ..checks import check_number
+from ..equations import matvec, power
 from .arguments import TensorFields, matrix, positive, vector
 
 __all__ = ["SSN"]
@@ -14,7 +14,7 @@ __all__ = ["SSN"]
 
 @dataclass(frozen=True, eq=False)
 class SSN(TensorFields):
-    """The stabilized supralinear network of ``E`` excitatory and ``I`` inhibitory cells: ``(e, i)``.
+    """The stabilized supralinear network of excitatory and inhibitory cells: ``(e, i)``.
 
     With potentials ``u = (e, i)`` and rates ``r = gain relu(u)^exponent``::
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from ..checks import (
 )
 from ..circuit import Circuit
 from ..steady_state.options import ON_FAILURE
-from ..steady_state.record import SteadyState, report_failures
+from ..steady_state.record import report_failures
 from ..steady_state.status import Status
 from .implicit import differentiable
 from .newton import Plain
@@ -89,7 +90,7 @@ def steady_state(
     max_iter: int | None = None,
     on_failure: str = "warn",
     verify_stability: bool = True,
-) -> SteadyState | JointSteadyState:
+) -> JointSteadyState | Any:
     """The steady state of a circuit of any kind, differentiable by its parameters.
 
     For a :class:`Circuit` this is :meth:`Circuit.steady_state`, with its fast methods. For others:
@@ -114,8 +115,8 @@ def steady_state(
         on_failure: For circuits without a steady state in reach: ``"error"`` raises
             :class:`SteadyStateError`, ``"warn"`` warns and returns NaN for them, ``"ignore"``
             returns where the search ended.
-        verify_stability: Whether a fixed point has to be proved stable. Without it 1. may return one
-            that is not.
+        verify_stability: Whether a fixed point has to be proved stable. Without it, 1. may return
+            one that is not.
 
     Returns:
         A :class:`SteadyState` of a :class:`Circuit`, else a :class:`JointSteadyState`.
@@ -225,7 +226,7 @@ def _in_order(
         if set(given) != set(system.names):
             raise ValueError(f"{name}: got parts {tuple(given)}, expected {system.names}")
         return [given[part] for part in system.names]
-    if isinstance(given, Tensor) or not isinstance(given, Sequence):
+    if not isinstance(given, Sequence):
         raise TypeError(
             f"{name}: got {type(given).__name__}, expected 'rest' or all parts {system.names}"
         )

@@ -1,6 +1,6 @@
 """A circuit of any kind as one vector field: its parts side by side, and its derivative."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,9 @@ class System:
         rest = self._checked("circuit.rest()", circuit.rest())
         self.sizes = tuple(part.shape[-1] for part in rest)
         if 0 in self.sizes:
-            raise ValueError(f"circuit.rest(): got parts of sizes {self.sizes}, expected no empty one")
+            raise ValueError(
+                f"circuit.rest(): got parts of sizes {self.sizes}, expected no empty one"
+            )
         self.dtype, self.device = rest[0].dtype, rest[0].device
         for name, part in zip(self.names, rest, strict=True):
             check_finite(f"circuit.rest(), {name}", part)
@@ -105,8 +107,8 @@ class System:
             if hasattr(self.circuit, "linearize"):
                 return self.linearize(state).product(identity).movedim(0, -1)
             # By rows: this differentiates in every mode, where columns would not in forward mode.
-            _, pull = torch.func.vjp(self.field, state.expand(identity.shape))
-            return torch.as_tensor(pull(identity)[0]).movedim(0, -2)
+            rows: Tensor = _pull(self.field, state.expand(identity.shape), identity)
+            return rows.movedim(0, -2)
 
     def linearize(self, state: Tensor) -> Linearized:
         """Products with the derivative of ``f`` at a state and with its transpose."""
@@ -148,6 +150,11 @@ class Derivative:
 
     def transposed(self, direction: Tensor) -> Tensor:
         """``J^T v``, ``(..., N)``."""
-        _, pull = torch.func.vjp(self._system.field, self._state.expand_as(direction))
-        pulled: Tensor = pull(direction)[0]
-        return pulled
+        return _pull(self._system.field, self._state.expand_as(direction), direction)
+
+
+def _pull(field: Callable[[Tensor], Tensor], state: Tensor, direction: Tensor) -> Tensor:
+    """``J^T v`` of a vector field at a state."""
+    found: Any = torch.func.vjp(field, state)
+    pulled: Tensor = found[1](direction)[0]
+    return pulled

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +33,16 @@ from .lyapunov import solve_lyapunov
 from .running import run
 from .spectral_density import CrossSpectrum
 
-__all__ = ["JointSpectrum", "JointTrajectory", "joint_covariance", "joint_spectrum", "trajectory"]
+__all__ = [
+    "JointSpectrum",
+    "JointTrajectory",
+    "joint_covariance",
+    "joint_spectrum",
+    "refuse_arguments",
+    "trajectory",
+]
 
 NoiseByPart = Mapping[str, Tensor | float] | float
-Start = str | Sequence[Tensor] | Mapping[str, Tensor] | JointSteadyState
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class JointTrajectory:
 
 @dataclass(frozen=True)
 class JointSpectrum(CrossSpectrum):
-    """Cross-spectral densities of circuits of any kind, ``(..., F, N, N)`` in the order of parts."""
+    """Cross-spectral densities of circuits of any kind, ``(..., F, N, N)``."""
 
     names: tuple[str, ...] = ()
     """Of the parts, in order."""
@@ -128,10 +134,20 @@ class _Field:
         return _Field(self._system, self._filler, rows)
 
 
+def refuse_arguments(**given: Any) -> None:
+    """Raise for arguments that only a :class:`Circuit` takes; None counts as left out."""
+    for name, value in given.items():
+        if value is not None:
+            raise TypeError(
+                f"{name}: got {value!r} with a circuit of another kind than Circuit, "
+                "expected it to be left out"
+            )
+
+
 def trajectory(
     circuit: DynamicalCircuit,
     t: Tensor,
-    start: Start | None,
+    start: Any,
     *,
     method: str,
     rtol: float,
@@ -148,7 +164,9 @@ def trajectory(
         raise ValueError(f"t: got shape {tuple(t.shape)}, expected (T,) increasing times, T >= 2")
     begin = _start(system, start)
     rtol = check_number("rtol", rtol, low=4.0 * torch.finfo(system.dtype).eps, high=1.0)
-    check_memory("simulate: the trajectory", (t.numel(), *begin.shape), system.dtype, system.device, 3)
+    check_memory(
+        "simulate: the trajectory", (t.numel(), *begin.shape), system.dtype, system.device, 3
+    )
     size = begin.detach().abs().reshape(-1, system.width)
     scale = torch.ones_like(size)
     if atol is None:
@@ -170,7 +188,7 @@ def trajectory(
     return JointTrajectory(t, states, system.names, system.sizes, time)
 
 
-def _start(system: System, start: Start | None) -> Tensor:
+def _start(system: System, start: Any) -> Tensor:
     if start is None:
         return system.rest
     return state_of(system, start.parts if isinstance(start, JointSteadyState) else start)
@@ -215,7 +233,7 @@ def joint_spectrum(
 
 
 def joint_covariance(circuit: DynamicalCircuit, *, noise: NoiseByPart, state: Any) -> Tensor:
-    """What :func:`stationary_covariance` does for circuits of another kind than :class:`Circuit`."""
+    """What :func:`stationary_covariance` does for circuits that are no :class:`Circuit`."""
     system = System(circuit)
     strength = _strength(system, noise)
     _, jacobian, stable, fixed = jacobian_at(circuit, state)
@@ -252,8 +270,8 @@ def _tell(stable: Tensor, fixed: Tensor) -> None:
     if bad := int((~stable).sum()):
         missing = int((~fixed).sum())
         warnings.warn(
-            f"no linear response of {bad} of {stable.numel()} circuits ({missing}: no steady state; "
-            f"{bad - missing}: not proved stable). Their rows are NaN.",
+            f"no linear response of {bad} of {stable.numel()} circuits ({missing}: no steady "
+            f"state; {bad - missing}: not proved stable). Their rows are NaN.",
             SteadyStateWarning,
             stacklevel=4,
         )

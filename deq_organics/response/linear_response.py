@@ -7,6 +7,7 @@ circuit's Jacobian, ``L = D(noise_y, noise_a)`` and independent white noise ``dW
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,11 @@ from ..checks import (
     physical,
 )
 from ..circuit import Circuit
+from ..circuits import DynamicalCircuit
 from ..errors import SteadyStateWarning
 from ..memory import check_memory
 from ..steady_state.record import SteadyState
+from .any_circuit import NoiseByPart, joint_covariance, joint_spectrum
 from .arguments import check_circuit, like_circuit
 from .lyapunov import solve_lyapunov
 from .spectral_density import CrossSpectrum
@@ -72,21 +75,25 @@ def transfer_function(
 
 
 def cross_spectrum(
-    circuit: Circuit,
+    circuit: Circuit | DynamicalCircuit,
     frequency: Values,
     *,
+    noise: NoiseByPart | None = None,
     noise_y: Values | float = 1.0,
     noise_a: Values | float = 0.0,
     sided: str = "one",
-    state: SteadyState | None = None,
+    state: Any = None,
 ) -> CrossSpectrum:
     """Spectra of ``(y, a)`` in the stationary state that small white noise keeps a circuit in.
 
     Args:
         circuit: The circuits.
         frequency: In cycles per unit of time, ``(F,)``; not negative if ``sided="one"``.
-        noise_y: Standard deviation of the noise added to ``dy/dt``, per square root of time, at
-            least 0: a number, ``(n,)`` or ``(..., n)``, whose leading dimensions are those of the
+        noise: For circuits of another kind than :class:`Circuit`: the standard deviation of the
+            noise added to each part of the state by name, ``{"y": 1.0}``, or one number for all.
+        noise_y: For a :class:`Circuit`: standard deviation of the noise added to ``dy/dt``,
+            per square root of time, at least 0: a number, ``(n,)`` or ``(..., n)``, whose leading
+            dimensions are those of the
             circuits (never frequencies or noise of several strengths: for these take several
             circuits). For noise ``s dW`` in the input drive it is ``s / tau_y``.
         noise_a: The same for ``da/dt``.
@@ -103,7 +110,10 @@ def cross_spectrum(
         ValueError: A shape, dtype, device or value does not fit; the message names the argument.
         MemoryError: The result does not fit into memory.
     """
-    check_circuit(circuit)
+    if not isinstance(circuit, Circuit) and isinstance(circuit, DynamicalCircuit):
+        given = 1.0 if noise is None else noise
+        return joint_spectrum(circuit, frequency, noise=given, sided=sided, state=state)
+    circuit = check_circuit(circuit)
     check_choice("sided", sided, ("one", "two"))
     points = _frequency(circuit, frequency)
     factor, strength = _noise(circuit, noise_y, noise_a)
@@ -126,11 +136,12 @@ def cross_spectrum(
 
 
 def stationary_covariance(
-    circuit: Circuit,
+    circuit: Circuit | DynamicalCircuit,
     *,
+    noise: NoiseByPart | None = None,
     noise_y: Values | float = 1.0,
     noise_a: Values | float = 0.0,
-    state: SteadyState | None = None,
+    state: Any = None,
 ) -> Tensor:
     """Covariance ``C`` of ``(y, a)`` under small white noise: ``J C + C J^T + L L^T = 0``.
 
@@ -141,7 +152,10 @@ def stationary_covariance(
         ``C``, ``(..., 2n, 2n)`` in the order ``(y, a)``, symmetric, differentiable and NaN as
         :func:`cross_spectrum`.
     """
-    check_circuit(circuit)
+    if not isinstance(circuit, Circuit) and isinstance(circuit, DynamicalCircuit):
+        given = 1.0 if noise is None else noise
+        return joint_covariance(circuit, noise=given, state=state)
+    circuit = check_circuit(circuit)
     factor, strength = _noise(circuit, noise_y, noise_a)
     _check_memory("stationary_covariance", circuit, None)
     jacobian, eigenvalues, stable = _stable_jacobian(circuit, state)

@@ -18,11 +18,13 @@ from ..checks import (
     refuse_transforms,
 )
 from ..circuit import Circuit
+from ..circuits import DynamicalCircuit, JointSteadyState
 from ..integration import METHODS, StepControl
 from ..integration.from_scipy import SCIPY_SOLVERS, integrate_by_scipy
 from ..memory import check_memory
 from ..steady_state.options import ON_FAILURE
 from ..steady_state.record import SteadyState
+from .any_circuit import refuse_arguments, trajectory
 from .arguments import as_tensor_or_array, check_circuit
 from .drives import INTERPOLATIONS
 from .failures import report_failures
@@ -46,12 +48,18 @@ _Given = Callable[[Tensor], Tensor] | Tensor | tuple[Tensor, Tensor]
 
 
 def simulate(
-    circuit: Circuit,
+    circuit: Circuit | DynamicalCircuit,
     t: Tensor,
     y0: Tensor | None = None,
     a0: Tensor | None = None,
     *,
-    start: str | tuple[Tensor, Tensor] | SteadyState | Trajectory | None = None,
+    start: str
+    | Sequence[Tensor]
+    | Mapping[str, Tensor]
+    | SteadyState
+    | Trajectory
+    | JointSteadyState
+    | None = None,
     input_drive: _Given | None = None,
     inhibitory_drive: _Given | None = None,
     gains: InputGains | None = None,
@@ -90,7 +98,9 @@ def simulate(
     not differentiated.
 
     Args:
-        circuit: The circuits to simulate.
+        circuit: The circuits to simulate. Those of another kind than :class:`Circuit` take ``t``,
+            ``start`` (all parts, in order or by name; their ``rest()`` if left out), ``method``,
+            ``rtol``, ``atol`` and ``on_failure`` alone.
         t: Increasing times ``(T,)``, at least two, in the unit of the time constants.
         y0: Start of ``y``, broadcastable to ``(..., n)``; rest (zero) if left out.
         a0: Start of ``a``; rest (the inhibitory drive at the first time) if left out.
@@ -131,7 +141,8 @@ def simulate(
         **unknown: Refused.
 
     Returns:
-        A :class:`Trajectory`, which unpacks as ``y, a`` at the times ``t``, each ``(T, ..., n)``.
+        A :class:`Trajectory`, which unpacks as ``y, a`` at the times ``t``, each ``(T, ..., n)``;
+        of circuits of another kind a :class:`JointTrajectory`.
 
     Raises:
         TypeError: An argument is not of its type, or an option is unknown.
@@ -140,7 +151,25 @@ def simulate(
         RuntimeError: The method has no derivative and one is asked for, or ``recompute`` or
             ``stop_when_settled`` are asked for under a transform.
     """
-    check_circuit(circuit)
+    if not isinstance(circuit, Circuit) and isinstance(circuit, DynamicalCircuit):
+        refuse_arguments(
+            y0=y0,
+            a0=a0,
+            input_drive=input_drive,
+            inhibitory_drive=inhibitory_drive,
+            gains=gains,
+            options=options,
+            jumps=jumps if len(jumps) else None,
+            interpolation=None if interpolation == "linear" else interpolation,
+            stop_when_settled=stop_when_settled or None,
+            recompute=recompute or None,
+            **unknown,
+        )
+        # The static type is that of a Circuit, which is what most callers have.
+        return trajectory(  # type: ignore[return-value]
+            circuit, t, start, method=method, rtol=rtol, atol=atol, on_failure=on_failure
+        )
+    circuit = check_circuit(circuit)
     check_choice("method", method, (*METHODS, _SCIPY))
     check_choice("on_failure", on_failure, ON_FAILURE)
     check_choice("interpolation", interpolation, INTERPOLATIONS)
