@@ -168,9 +168,7 @@ def _network(count: int, areas: int, generator: torch.Generator) -> Network:
         scale = torch.rand((), generator=generator, dtype=DOUBLE) * 3.0
         up, down = torch.rand(2, count, 2, 2, generator=generator, dtype=DOUBLE)
         links.append(Connection(f"V{i}", f"V{i + 1}", "drive", up))
-        links.append(
-            Connection(f"V{i + 1}", f"V{i}", "feedback", scale * down, signal="rectified")
-        )
+        links.append(Connection(f"V{i + 1}", f"V{i}", "feedback", scale * down, signal="rectified"))
     links.append(Connection(f"V{areas}", "V1", "inhibitory", up, tau=2.0))
     return Network(known, links)
 
@@ -183,9 +181,7 @@ def judge_networks(networks: int, seconds: float, seed: int) -> dict[str, Any]:
     while counts["networks"] < networks and time.perf_counter() - begun < seconds:
         network = _network(500, areas, generator)
         areas = 5 - areas
-        found = steady_state(
-            network, on_failure="ignore", verify_stability=False, max_iter=60
-        )
+        found = steady_state(network, on_failure="ignore", verify_stability=False, max_iter=60)
         report = check_stability(network, found)
         system = System(network)
         jacobian = system.jacobian(torch.where(found.converged[:, None], found.state, system.rest))

@@ -124,8 +124,7 @@ def _continue(plain: Plain, wanted: Tensor, max_iter: int, caution: float) -> tu
         accepted = going & (bend < caution * _MOST_BEND)
         kept = accepted.unsqueeze(-1)
         growth = torch.where(bend.isfinite(), caution * _BEND / bend, 0.0)
-            1.0 / _GROWTH, _GROWTH
-        )
+        growth = growth.clamp(1.0 / _GROWTH, _GROWTH)
         length = torch.where(going, length * growth, length)
         state, slope = torch.where(kept, trial, state), torch.where(kept, ahead, slope)
         jacobian = torch.where(kept.unsqueeze(-1), plain.jacobian(state), jacobian)
