@@ -35,6 +35,7 @@ from deq_organics import (
     draw_circuits,
     steady_state,
 )
+from deq_organics.circuits.newton import Plain
 from deq_organics.circuits.system import System
 from harness.output import machine, save_json
 
@@ -82,17 +83,20 @@ def compare(circuits: int, seed: int) -> dict[str, Any]:
     """Largest relative differences of the generic path from the fast one."""
     generator = torch.Generator().manual_seed(seed)
     worst = dict.fromkeys(("state", "eigenvalue", "spectrum", "gradient"), 0.0)
-    counts = dict.fromkeys(("circuits", "unsolved", "elsewhere", "verdicts that differ"), 0)
+    counts = dict.fromkeys(
+        ("circuits", "unsolved", "unsolved by both", "elsewhere", "verdicts that differ"), 0
+    )
     for n in SIZES:
         known = draw_circuits(circuits // len(SIZES), n, generator=generator)
-        tensors = [t.clone().requires_grad_() for t in list(known.parameters)[:4]]
-        circuit = Circuit(*tensors)
+        tensors = [t.clone().requires_grad_() for t in known.parameters.tensors()][:4]
+        circuit = Circuit(tensors[0], tensors[1], tensors[2], tensors[3])
         found = steady_state(Bare(circuit), tol=1e-12, on_failure="ignore")
         fast = circuit.steady_state(tol=1e-14, on_failure="ignore")
         same = torch.cat([fast.y, fast.a], -1)
         both = found.converged & fast.converged
         counts["circuits"] += both.numel()
         counts["unsolved"] += int((~found.converged).sum())
+        counts["unsolved by both"] += int((~found.converged & ~fast.converged).sum())
         apart = (found.state - same).abs().amax(-1) > 1e-3 * same.abs().amax(-1)
         counts["elsewhere"] += int((both & apart).sum())
         rows = both & ~apart
@@ -181,14 +185,17 @@ def judge_networks(networks: int, seconds: float, seed: int) -> dict[str, Any]:
     while counts["networks"] < networks and time.perf_counter() - begun < seconds:
         network = _network(500, areas, generator)
         areas = 5 - areas
-        found = steady_state(network, on_failure="ignore", verify_stability=False, max_iter=60)
-        report = check_stability(network, found)
         system = System(network)
-        jacobian = system.jacobian(torch.where(found.converged[:, None], found.state, system.rest))
+        plain = Plain(system, 1e-9)
+        everyone = torch.ones(plain.size, dtype=torch.bool)
+        # Newton's method alone finds unstable fixed points, too.
+        state = plain.polish(plain.rest, 40, everyone).state
+        report = check_stability(network, system.split(state))
+        jacobian = system.jacobian(state)
         spectra = np.linalg.eigvals(jacobian.numpy())
         largest = torch.from_numpy(spectra.real.max(-1))
         size = torch.from_numpy(np.abs(spectra).max(-1))
-        judged = found.converged & ~report.rejected
+        judged = ~report.rejected
         sure = judged & (largest.abs() > 1e-9 * size)
         wrong = sure & ~report.undecided & (report.stable != (largest < 0))
         counts["networks"] += judged.numel()

@@ -25,7 +25,8 @@ class FeedbackArea(TensorFields):
     With ``W = I``, ``gamma = 1`` and ``s = y`` normalization is exact whatever the feedback:
     ``1 + p = (1 + g F / s) / (1 - u+)``, hence ``y = b beta z / u+`` and
     ``u = (sigma b)^2 + Wn (b beta z)^2``. ``epsilon`` takes ``s`` away from ``y`` by
-    ``epsilon / (2 y)``. A :class:`Network` feeds ``F`` and ``z`` from other areas. Leading dimensions broadcast.
+    ``epsilon / (2 y)``. A
+    :class:`Network` feeds ``F`` and ``z`` from other areas. Leading dimensions broadcast.
 
     Args:
         z: Input, ``(..., n)``.

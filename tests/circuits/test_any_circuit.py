@@ -1,9 +1,11 @@
 """Circuits of any kind: by their equations alone they give what the fast paths give."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
-from _draws_of_circuits import DOUBLE, KINDS, Bare, draw
+from _family_draws import DOUBLE, KINDS, Bare, draw
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
@@ -49,21 +51,22 @@ def test_equals_the_fast_path() -> None:
 def test_dispatches_a_circuit_to_its_fast_path() -> None:
     known = draw_circuits(3, 2, generator=torch.Generator().manual_seed(0))
     assert isinstance(known, DynamicalCircuit)
-    assert torch.equal(steady_state(known).y, known.steady_state().y)
+    found: Any = steady_state(known)
+    assert torch.equal(found.y, known.steady_state().y)
     state = {"y": torch.zeros(2, dtype=DOUBLE), "a": torch.ones(2, dtype=DOUBLE)}
-    followed = steady_state(known, start=state)
+    followed: Any = steady_state(known, start=state)
     assert torch.equal(followed.y, known.steady_state(start=(state["y"], state["a"])).y)
 
 
 @pytest.mark.slow
 def test_derivatives_equal_those_of_the_fast_path() -> None:
     known = draw_circuits(2, 2, generator=torch.Generator().manual_seed(1))
-    tensors = [tensor.clone().requires_grad_() for tensor in list(known.parameters)[:4]]
+    tensors = [tensor.clone().requires_grad_() for tensor in known.parameters.tensors()][:4]
 
-    def generic(*given: Tensor) -> Tensor:
+    def generic(*given: Any) -> Tensor:
         return steady_state(Bare(Circuit(*given)), tol=1e-12).state
 
-    def fast(*given: Tensor) -> Tensor:
+    def fast(*given: Any) -> Tensor:
         found = Circuit(*given).steady_state(tol=1e-13)
         return torch.cat([found.y, found.a], -1)
 
@@ -189,7 +192,7 @@ def test_simulation_equals_that_of_the_circuit() -> None:
     t = torch.linspace(0.0, 5.0, 4, dtype=DOUBLE)
     y, a = simulate(known, t, rtol=1e-10, method="rodas5p")
     for method in ("rodas5p", "dopri5"):
-        found = simulate(Bare(known), t, rtol=1e-10, method=method)
+        found: Any = simulate(Bare(known), t, rtol=1e-10, method=method)
         close(found["y"], y, 1e-8)
         close(found["a"], a, 1e-8)
 
@@ -197,7 +200,7 @@ def test_simulation_equals_that_of_the_circuit() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda c: steady_state(3), TypeError, "circuit: got int"),
+        (lambda c: steady_state(cast(Any, 3)), TypeError, "circuit: got int"),
         (lambda c: steady_state(c, start="home"), ValueError, "start: got 'home'"),
         (lambda c: steady_state(c, start={"q": c.rest()[0]}), ValueError, "start: got parts"),
         (lambda c: steady_state(c, start=c.rest()[:1]), ValueError, "start: got 1 parts"),

@@ -8,6 +8,7 @@ from torch import Tensor
 from deq_organics import (
     Circuit,
     Connection,
+    DynamicalCircuit,
     FeedbackArea,
     Network,
     WilsonCowan,
@@ -32,7 +33,8 @@ def test_equals_one_circuit_with_block_weights() -> None:
         {"V1": one, "V2": two},
         [Connection("V2", "V1", "feedback", back, signal="potential")],
     )
-    assert one.recurrent_weight is not None and two.recurrent_weight is not None
+    assert one.recurrent_weight is not None
+    assert two.recurrent_weight is not None
     none = torch.zeros(5, 2, 2, dtype=DOUBLE)
     upper = torch.cat([one.recurrent_weight, back.expand(5, 2, 2)], -1)
     recurrent = torch.cat([upper, torch.cat([none, two.recurrent_weight], -1)], -2)
@@ -156,7 +158,7 @@ def test_bad_connections() -> None:
     other = WilsonCowan(
         *(uniform(k) for k in (3, 1)), *(uniform(*s) for s in ((3, 3), (3, 1), (1, 3), (1, 1)))
     )
-    areas = {"A": one, "W": other}
+    areas: dict[str, DynamicalCircuit] = {"A": one, "W": other}
     for link, match in (
         (Connection("A", "C"), "target: got 'C'"),
         (Connection("A", "W", "gain"), "term: got 'gain'"),
