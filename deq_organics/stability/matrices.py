@@ -9,6 +9,8 @@ from .discs import side_of_zero
 __all__ = ["rightmost", "side_of_matrices"]
 
 _SWEEPS = 8
+# Largest factor of a sweep.
+_MOST = 2.0**20
 # Elements of the matrices that are judged together.
 _ELEMENTS = 2**22
 
@@ -28,15 +30,27 @@ def rightmost(matrix: Tensor) -> Tensor:
     """The eigenvalue with the largest real part of matrices ``(B, N, N)``, complex128 ``(B,)``.
 
     Of a conjugate pair the one with the nonnegative imaginary part; NaN where a matrix is not
-    finite. All eigenvalues are computed, of the balanced matrix.
+    finite, or where the eigensolver does not converge. All eigenvalues are computed, of the
+    balanced matrix.
     """
     found = []
     for part in _portions(matrix.detach().double()):
         scaled, unit = _balanced(part)
-        spectrum = torch.linalg.eigvals(scaled)
+        spectrum = _spectra(scaled)
         leading = spectrum.gather(-1, spectrum.real.argmax(-1, keepdim=True)).squeeze(-1) * unit
         found.append(torch.complex(leading.real, leading.imag.abs()))
     return torch.cat(found)
+
+
+def _spectra(matrix: Tensor) -> Tensor:
+    """All eigenvalues of matrices ``(B, N, N)``; NaN where the eigensolver does not converge."""
+    try:
+        return torch.linalg.eigvals(matrix)
+    except torch.linalg.LinAlgError:
+        if matrix.shape[0] == 1:
+            return torch.full_like(matrix[:, 0], torch.nan, dtype=torch.complex128)
+    # One that fails stops its whole batch.
+    return torch.cat([_spectra(one) for one in matrix.split(1)])
 
 
 def _portions(matrix: Tensor) -> tuple[Tensor, ...]:
@@ -59,7 +73,7 @@ def _balanced(matrix: Tensor) -> tuple[Tensor, Tensor]:
         columns = _off_diagonal(matrix, -2)
         ratio = torch.where((rows > 0) & (columns > 0), rows / columns, 1.0)
         # A fourth root, where one row alone would want a square root: all are scaled at once.
-        scale = ratio.pow(0.25).log2().round().exp2()
+        scale = ratio.pow(0.25).clamp(1.0 / _MOST, _MOST).log2().round().exp2()
         if bool((scale == 1).all()):
             break
         matrix = matrix / scale.unsqueeze(-1) * scale.unsqueeze(-2)
