@@ -192,10 +192,13 @@ def judge_networks(networks: int, seconds: float, seed: int) -> dict[str, Any]:
         state = plain.polish(plain.rest, 40, everyone).state
         report = check_stability(network, system.split(state))
         jacobian = system.jacobian(state)
+        # What numpy cannot decompose either is at no fixed point.
+        jacobian = torch.where(report.rejected[:, None, None], 0.0, jacobian)
+        jacobian = torch.where(report.margin.isnan()[:, None, None], 0.0, jacobian)
         spectra = np.linalg.eigvals(jacobian.numpy())
         largest = torch.from_numpy(spectra.real.max(-1))
         size = torch.from_numpy(np.abs(spectra).max(-1))
-        judged = ~report.rejected
+        judged = ~report.rejected & ~report.margin.isnan()
         sure = judged & (largest.abs() > 1e-9 * size)
         wrong = sure & ~report.undecided & (report.stable != (largest < 0))
         counts["networks"] += judged.numel()

@@ -46,7 +46,7 @@ def _spectra(matrix: Tensor) -> Tensor:
     """All eigenvalues of matrices ``(B, N, N)``; NaN where the eigensolver does not converge."""
     try:
         return torch.linalg.eigvals(matrix)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         if matrix.shape[0] == 1:
             return torch.full_like(matrix[:, 0], torch.nan, dtype=torch.complex128)
     # One that fails stops its whole batch.
@@ -96,8 +96,18 @@ def _verdict(matrix: Tensor) -> Tensor:
     verdict = torch.where(unit.isnan(), int(Verdict.UNDECIDED), verdict)
     left = ((verdict == Verdict.UNDECIDED) & ~unit.isnan()).nonzero().squeeze(-1)
     if left.numel():
-        verdict[left] = side_of_zero(scaled[left])
+        verdict[left] = _by_discs(scaled[left])
     return verdict
+
+
+def _by_discs(matrix: Tensor) -> Tensor:
+    """As :func:`side_of_zero`; undecided where the eigensolver does not converge."""
+    try:
+        return side_of_zero(matrix)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        if matrix.shape[0] == 1:
+            return torch.full((1,), int(Verdict.UNDECIDED), device=matrix.device)
+    return torch.cat([_by_discs(one) for one in matrix.split(1)])
 
 
 def _resolvent(matrix: Tensor, shift: Tensor) -> Resolvent:
