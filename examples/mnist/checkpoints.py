@@ -29,8 +29,7 @@ class Checkpoint:
         seconds: the running time so far.
         model: the weights.
         average: the state of their moving average.
-        optimizer: the optimizer's state.
-        scheduler: the schedule's state.
+        optimizers: the states of the optimizers and of their schedules, by name.
         best: the epoch, validation accuracy and weights of the best average so far.
         history: what was observed after each epoch.
     """
@@ -40,8 +39,7 @@ class Checkpoint:
     seconds: float
     model: dict[str, Tensor]
     average: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    scheduler: dict[str, Any]
+    optimizers: dict[str, Any]
     best: dict[str, Any]
     history: list[dict[str, float | None]]
 

@@ -1,7 +1,6 @@
 """Training coarse to fine in time: several pixels averaged to one step, then fewer, then each."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -45,7 +44,8 @@ class CoarseRecipe(ClippedRecipe):
     """Stages with several pixels averaged to one step, `dt / tau` as many times larger.
 
     The learning rate of each stage rises and falls like that of a whole run, and its largest value
-    is proportional to the root of the pixels. The largest dt/tau are those of one pixel a step.
+    is proportional to the pixels: a finer stage mends what a coarser one has learned. The largest
+    dt/tau are those of one pixel a step.
 
     Attributes:
         stages: the pixels of a step, and for how many epochs.
@@ -69,7 +69,7 @@ class CoarseRecipe(ClippedRecipe):
         per_epoch = steps // self.epochs
         first, pixels, epochs = self._stage(min(step // per_epoch + 1, self.epochs))
         within = super().rate(step - (first - 1) * per_epoch, epochs * per_epoch)
-        return math.sqrt(pixels / self.coarsest) * within
+        return pixels / self.coarsest * within
 
     def _stage(self, epoch: int) -> tuple[int, int, int]:
         """The first epoch, the pixels and the number of epochs of the stage that has an epoch."""

@@ -22,6 +22,14 @@ READOUT_GAIN = 5.0
 # The input drives a bounded cell by a third of what it drives others: what reads y makes up for it.
 BOUNDED_GAIN = 3.0
 
+HIDDEN_MATRICES = (
+    "recurrent_weight",
+    "gain_weight_y",
+    "gain_weight_a",
+    "baseline_gain_weight_y",
+    "baseline_gain_weight_a",
+)
+
 ModelName = Literal["organics", "lstm", "antisymmetric", "cornn", "lipschitz", "lem"]
 
 
@@ -38,6 +46,8 @@ class SequenceRecipe(Recipe):
         max_step_b: the largest dt/tau of b and b0.
         recurrence: how Wr is constrained. Where nothing bounds it, Wr can grow until a single image
             drives the circuit out of bounds, and the gradient with it.
+        muon_rate: the largest learning rate of Muon for the square matrices of the circuits, `Wr`
+            and those by which the gains depend on `y` and `a`; 0 leaves them to AdamW.
     """
 
     on_off: bool
@@ -46,6 +56,19 @@ class SequenceRecipe(Recipe):
     max_step_a: float
     max_step_b: float
     recurrence: str
+    muon_rate: float = 0.0
+
+    def hidden_matrices(self, model: "Classifier") -> list[nn.Parameter]:
+        """The circuits' square matrices, but `W`, whose parameters are logits."""
+        if self.muon_rate == 0.0 or model.cell is None:
+            return []
+        free = model.cell.free_parameters()
+        return [free[name] for name in HIDDEN_MATRICES if name in free]
+
+    @property
+    def hidden_rate(self) -> float:
+        """As the recipe has it."""
+        return self.muon_rate
 
     @property
     def coarsest(self) -> int:
@@ -186,10 +209,14 @@ class Classifier(nn.Module):
         """Maps images `(N, 28, 28)` to the layer's output after every step, `(T, N, n)`."""
         return self._run(images)[0]
 
+    def last_state(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps images `(N, 28, 28)` to the layer's last state, the output `(1, N, n)` first."""
+        return self._run(images)[1]
+
     def forward(self, images: Tensor) -> Tensor:
         """Maps images `(N, 28, 28)` to scores `(N, 10)`."""
         # Of the last state: the last of all outputs would get a gradient for each of them.
-        return self.readout(self._run(images)[1][0][-1])
+        return self.readout(self.last_state(images)[0][-1])
 
     def _run(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """All outputs, and the last state, the output `(1, N, n)` first."""

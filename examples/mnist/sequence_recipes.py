@@ -27,22 +27,23 @@ class PaperRecipe(SequenceRecipe):
 
 
 FULL_MNIST_RECIPE = SequenceRecipe(
-    epochs=60,
+    epochs=12,
     batch_size=128,
-    learning_rate=5e-2,
+    learning_rate=2e-2,
     weight_decay=1e-5,
     warmup=0.1,
     ema_decay=0.999,
     on_off=True,
     integrators=True,
-    max_step_y=0.3,
-    max_step_a=0.05,
+    max_step_y=1.0,
+    max_step_a=1.0,
     max_step_b=1.0,
     recurrence="bounded",
+    muon_rate=8e-2,
 )
 
 
-FEW_IMAGES_RECIPE = dataclasses.replace(FULL_MNIST_RECIPE, epochs=40, batch_size=64, ema_decay=0.99)
+FEW_IMAGES_RECIPE = dataclasses.replace(FULL_MNIST_RECIPE, epochs=20, batch_size=64, ema_decay=0.99)
 
 
 PAPER_RECIPE = PaperRecipe(

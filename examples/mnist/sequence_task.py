@@ -134,5 +134,9 @@ def build(metadata: Mapping[str, Any], path: Path) -> tuple[Classifier, Sequence
 
 
 def _pick(kind: type[Architecture | SequenceRecipe], values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the fields of a dataclass are among other values."""
-    return {field.name: values[field.name] for field in dataclasses.fields(kind)}
+    """What the fields of a dataclass are among other values; those that may be missing, may."""
+    return {
+        field.name: values[field.name]
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING or field.name in values
+    }

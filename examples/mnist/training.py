@@ -13,12 +13,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from mnist.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from mnist.data import MNIST, Images
+from mnist.optimizers import Optimizers
 from mnist.watched import Watched
 from program.errors import ExampleError
 from program.files import open_new_folder
@@ -58,6 +58,15 @@ class Recipe:
     def prepare(self, model: Any, epoch: int) -> bool:
         """Makes a model ready for an epoch; whether it now is another one than in the last."""
         return False
+
+    def hidden_matrices(self, model: Any) -> list[nn.Parameter]:
+        """The matrices that Muon optimises, none as a rule; AdamW has all other parameters."""
+        return []
+
+    @property
+    def hidden_rate(self) -> float:
+        """The largest learning rate of these matrices."""
+        return 0.0
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step as a part of its largest value."""
@@ -186,11 +195,7 @@ class _Trainer:
             )
         self.model = model.to(accelerator.device)
         self.average = AveragedModel(self.model, multi_avg_fn=self._average)
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.model, recipe.weight_decay), lr=recipe.learning_rate, fused=True
-        )
-        steps = self.batches * recipe.epochs
-        self.scheduler = LambdaLR(self.optimizer, lambda step: recipe.rate(step, steps))
+        self.optimizers = Optimizers(self.model, recipe, self.batches * recipe.epochs)
         self.identity = {
             **run.options,
             **dataclasses.asdict(recipe),
@@ -216,7 +221,8 @@ class _Trainer:
             open_new_folder(self.run.folder)
             # A run that is killed in its first epoch can be resumed like any other.
             self._save()
-        self.parallel, self.stepper = self.accelerator.prepare(self.model, self.optimizer)
+        self.parallel = self.accelerator.prepare(self.model)
+        self.optimizers.prepare(self.accelerator)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training images, with a model that the recipe makes ready for it.
@@ -248,7 +254,7 @@ class _Trainer:
         )
         for number, batch in enumerate(progress, 1):
             mine = batch[rank::processes]
-            self.stepper.zero_grad()
+            self.optimizers.zero_grad()
             try:
                 loss = self.task.loss(self.parallel, self.data.train[mine])
                 # The processes' gradients are averaged; the weight makes that the batch's mean.
@@ -263,8 +269,7 @@ class _Trainer:
                 progress.set_postfix(loss=f"{watched.read():.4f}", refresh=False)
             if (largest := self.recipe.largest_norm) is not None:
                 clip_grad_norm_(self.model.parameters(), largest)
-            self.stepper.step()
-            self.scheduler.step()
+            self.optimizers.step()
             self.average.update_parameters(self.model)
         watched.check_weights()
         return watched.summary()
@@ -315,8 +320,7 @@ class _Trainer:
                 seconds=self._seconds(),
                 model=self.model.state_dict(),
                 average=self.average.state_dict(),
-                optimizer=self.optimizer.state_dict(),
-                scheduler=self.scheduler.state_dict(),
+                optimizers=self.optimizers.state_dict(),
                 best=self.best,
                 history=self.history,
             ),
@@ -325,8 +329,7 @@ class _Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint.model)
         self.average.load_state_dict(checkpoint.average)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.scheduler.load_state_dict(checkpoint.scheduler)
+        self.optimizers.load_state_dict(checkpoint.optimizers)
         self.epoch, self.seconds = checkpoint.epoch, checkpoint.seconds
         self.best, self.history = checkpoint.best, checkpoint.history
 
@@ -339,16 +342,3 @@ class _Trainer:
 
     def _seconds(self) -> float:
         return self.seconds + time.perf_counter() - self.started
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decays matrices only, and no constrained one, where zero has another meaning."""
-    decayed: list[Tensor] = []
-    free: list[Tensor] = []
-    for name, parameter in model.named_parameters():
-        matrix = parameter.ndim == 2 and "parametrizations." not in name
-        (decayed if matrix else free).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]

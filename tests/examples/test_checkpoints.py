@@ -22,8 +22,7 @@ def make_checkpoint(epoch: int) -> Checkpoint:
         seconds=1.5,
         model={"weight": torch.full((3,), float(epoch))},
         average=nothing,
-        optimizer=nothing,
-        scheduler=nothing,
+        optimizers=nothing,
         best=nothing,
         history=[{"epoch": epoch, "largest": None}],
     )

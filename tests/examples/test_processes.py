@@ -129,9 +129,15 @@ def test_a_resumed_run_ends_bit_for_bit_as_an_undisturbed_one(
     for part in ("model", "average"):
         for key, value in last[0][part].items():
             assert torch.equal(value, last[1][part][key]), key
-    for index, state in last[0]["optimizer"]["state"].items():
-        for key, value in state.items():
-            assert torch.equal(value, last[1]["optimizer"]["state"][index][key]), (index, key)
+    optimizers = last[0]["optimizers"]
+    assert optimizers
+    for name, own in optimizers.items():
+        other = last[1]["optimizers"][name]
+        assert own["schedule"] == other["schedule"]
+        for index, state in own["optimizer"]["state"].items():
+            for key, value in state.items():
+                resumed_value = other["optimizer"]["state"][index][key]
+                assert torch.equal(value, resumed_value), (name, index, key)
     histories = [
         json.loads((folder / "metrics.json").read_text())["history"] for folder in (expected, found)
     ]
