@@ -34,6 +34,7 @@ from .response.simulation import simulate
 from .response.spectral_density import CrossSpectrum
 from .response.trajectory import Trajectory
 from .stability_report import StabilityReport, check_stability
+from .stacking import stack
 from .steady_state import Reached, Status, SteadyState
 from .theory.energy import energy, energy_form
 from .theory.normal_modes import NormalModes, normal_modes
@@ -91,6 +92,7 @@ __all__ = [
     "oscillator_eigenvalues",
     "scale_to_singular_value",
     "simulate",
+    "stack",
     "stationary_covariance",
     "steady_state",
     "transfer_function",

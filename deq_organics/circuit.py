@@ -1,5 +1,7 @@
 """The ORGaNICs circuit as a value: its parameters, and what follows from them."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -7,19 +9,18 @@ import torch
 from torch import Tensor
 
 from . import equations
-from .checks import (
-    check_choice,
-    check_finite,
-    check_number,
-    check_positive,
-)
+from .checks import check_choice
 from .circuit_arguments import (
     check_state,
     check_values,
     checked_gains,
     checked_shapes,
+    checked_start,
     inhibitory_drive_of,
 )
+from .circuit_files import read_problem, write_problem
+from .circuit_parts import pick
+from .circuit_summary import FORMATS, represent, summarize
 from .dispatch import Choice
 from .problem import Problem
 from .steady_state.backends import BACKENDS, Work
@@ -30,7 +31,7 @@ from .steady_state.record import SteadyState
 __all__ = ["Circuit"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Circuit:
     """A batch of ORGaNICs circuits with ``n`` excitatory and ``n`` inhibitory neurons each.
 
@@ -52,7 +53,9 @@ class Circuit:
         tau_y: Time constants of the excitatory neurons, positive, in any unit of time: a number,
             ``(n,)`` or ``(..., n)``.
         tau_a: Time constants of the inhibitory neurons, in the same unit.
-        exponent: Power-law exponent ``m >= 1`` (2 in the paper).
+        exponent: Power-law exponent ``m``, from 1 to 64 (2 in the paper): a number, or a tensor
+            ``()``, ``(n,)`` or ``(..., n)``, one per neuron, which is differentiated like the
+            others. Kernels take the number 2 only.
         rectified: Whether this is the rectified model.
 
     Raises:
@@ -66,7 +69,7 @@ class Circuit:
     normalization_weight: Tensor
     tau_y: Tensor
     tau_a: Tensor
-    exponent: float
+    exponent: float | Tensor
     rectified: bool
     # Of the class, so that it is no field; instances have their own.
     _checked: ClassVar[bool] = False
@@ -80,7 +83,7 @@ class Circuit:
         normalization_weight: Tensor,
         tau_y: Tensor | float = 1.0,
         tau_a: Tensor | float = 1.0,
-        exponent: float = 2.0,
+        exponent: Tensor | float = 2.0,
         rectified: bool = False,
     ) -> None:
         given: Any = (
@@ -107,7 +110,7 @@ class Circuit:
         normalization_weight: Tensor,
         tau_y: Tensor | float = 1.0,
         tau_a: Tensor | float = 1.0,
-        exponent: float = 2.0,
+        exponent: Tensor | float = 2.0,
         rectified: bool = False,
     ) -> "Circuit":
         """The circuit with ``d = b z`` and ``c = (b0 sigma)^m``, in the paper's own quantities.
@@ -130,15 +133,15 @@ class Circuit:
             ValueError: A shape, dtype, device or value does not fit; the message names the
                 argument, or ``inhibitory_drive`` where ``(b0 sigma)^m`` is too small a number.
         """
-        z, input_gain, baseline_gain, semisaturation = checked_gains(
+        z, input_gain, baseline_gain, semisaturation, exponent = checked_gains(
             z,
             {
                 "input_gain": input_gain,
                 "baseline_gain": baseline_gain,
                 "semisaturation": semisaturation,
+                "exponent": exponent,
             },
         )
-        exponent = check_number("exponent", exponent, low=1.0, high=64.0)
         return cls(
             input_gain * z,
             inhibitory_drive_of(baseline_gain, semisaturation, exponent),
@@ -183,6 +186,71 @@ class Circuit:
     def batch_shape(self) -> torch.Size:
         """The broadcast leading dimensions."""
         return self.parameters.leading_shape()
+
+    def __len__(self) -> int:
+        """The first of the leading dimensions."""
+        if not self.batch_shape:
+            raise TypeError("a circuit without leading dimensions has no len()")
+        return self.batch_shape[0]
+
+    def __bool__(self) -> bool:
+        """A circuit is always true, also an empty batch."""
+        return True
+
+    def __iter__(self) -> Iterator["Circuit"]:
+        """The circuits of the first of the leading dimensions."""
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: Any) -> "Circuit":
+        """The circuits that an index of the leading dimensions chooses, as of a tensor.
+
+        Args:
+            index: Ints, slices, None, an Ellipsis, masks, tensors or lists of ints, or a tuple of
+                these; it never reaches the neurons.
+
+        Raises:
+            TypeError: The index is of another kind.
+            IndexError: It is out of range, or has more dimensions than the circuits.
+        """
+        part = self.with_unchecked_values(pick(self.parameters, self.batch_shape, index))
+        object.__setattr__(part, "_checked", self._checked)
+        return part
+
+    def __repr__(self) -> str:
+        return represent(self.parameters)
+
+    def summary(self, form: str = "plain") -> str:
+        """All parameters as a table: shape, smallest, mean and largest value of each.
+
+        Args:
+            form: ``"plain"`` text, ``"markdown"`` or ``"latex"``, a ``tabular``.
+        """
+        return summarize(self.parameters, check_choice("form", form, FORMATS))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the circuits to a safetensors file, as a whole or not at all.
+
+        The file holds every tensor, bit by bit, and in its metadata the version of the format and
+        the options. Gradients are not saved. It takes the package safetensors.
+
+        Raises:
+            ImportError: safetensors is not installed.
+            TypeError: The circuits have no values: they are on meta or inside ``torch.func``.
+            OSError: The file cannot be written.
+        """
+        write_problem(self.parameters, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> "Circuit":
+        """The circuits that :meth:`save` wrote.
+
+        Raises:
+            ImportError: safetensors is not installed.
+            OSError: The file cannot be read.
+            ValueError: It is no such file, is damaged, has a version, option or tensor that this
+                version of the library does not know, or values that no circuit has.
+        """
+        return cls(*read_problem(path, device))
 
     def to(self, *args: Any, **kwargs: Any) -> "Circuit":
         """The same circuits on another device or in another dtype, as :meth:`torch.Tensor.to`."""
@@ -284,7 +352,10 @@ class Circuit:
         Raises:
             RuntimeError: The named backend does not apply.
         """
-        begin = None if start is None else self._start(start, solver)
+        begin = None
+        if start is not None:
+            rest = (self.inhibitory_drive, solver)
+            begin = checked_start(self.input_drive, self.batch_shape, start, *rest)
         options = SolveOptions.checked(
             solver,
             tol,
@@ -296,28 +367,6 @@ class Circuit:
         )
         check_choice("backend", backend, BACKENDS.names())
         return find(self._broadcast(), options, backend, start=begin, checked=self._checked)
-
-    def _start(self, start: str | tuple[Tensor, Tensor], solver: str) -> tuple[Tensor, Tensor]:
-        """The state ``(y, a)`` that the argument ``start`` names, without a gradient."""
-        if solver != "auto":
-            raise ValueError(f"start: got one with solver={solver!r}, expected solver='auto'")
-        if isinstance(start, str):
-            check_choice("start", start, ("rest",))
-            return torch.zeros_like(self.input_drive), self.inhibitory_drive.detach()
-        if not (isinstance(start, tuple | list) and len(start) == 2):
-            raise TypeError(f"start: got {type(start).__name__}, expected 'rest' or (y, a)")
-        y, a = start
-        self._check_state(y, a, names=("start[0]", "start[1]"))
-        check_finite("start[0]", y)
-        check_positive("start[1]", a)
-        try:
-            torch.broadcast_shapes(y.shape, a.shape, (*self.batch_shape, self.n))
-        except RuntimeError:
-            raise ValueError(
-                f"start: got shapes {tuple(y.shape)} and {tuple(a.shape)}, expected leading "
-                f"dimensions that broadcast together with {tuple(self.batch_shape)}"
-            ) from None
-        return y.detach(), a.detach()
 
     def backend_for(self, solver: str = "auto", backend: str = "auto") -> Choice[str]:
         """Which backend :meth:`steady_state` takes with these arguments, and why.

@@ -10,22 +10,30 @@ from .checks import (
     as_float_tensor,
     check_bool,
     check_broadcast,
+    check_choice,
     check_finite,
     check_number,
     check_positive,
     check_same_device,
     joint_shape,
+    physical,
 )
 from .problem import CORE_DIMENSIONS, Problem
 
 __all__ = [
     "at_least_single",
+    "check_exponents",
     "check_state",
     "check_values",
+    "checked_exponent",
     "checked_gains",
     "checked_shapes",
+    "checked_start",
     "inhibitory_drive_of",
 ]
+
+
+SMALLEST_EXPONENT, LARGEST_EXPONENT = 1.0, 64.0
 
 
 def checked_shapes(given: Problem) -> Problem:
@@ -46,10 +54,17 @@ def checked_shapes(given: Problem) -> Problem:
         value = getattr(given, name)
         if value is not None or name != "recurrent_weight":
             tensors[name] = _matrix(name, value, drive)
-    for name, core in CORE_DIMENSIONS.items():
-        if core == 1 and name != "input_drive":
-            tensors[name] = _vector(name, getattr(given, name), drive)
-    batches = {name: tensor.shape[: -CORE_DIMENSIONS[name]] for name, tensor in tensors.items()}
+    for name in ("inhibitory_drive", "tau_y", "tau_a"):
+        tensors[name] = _vector(name, getattr(given, name), drive)
+    if isinstance(given.exponent, Tensor):
+        tensors["exponent"] = _vector("exponent", given.exponent, drive)
+    else:
+        tensors["exponent"] = checked_exponent(given.exponent)
+    batches = {
+        name: tensor.shape[: -CORE_DIMENSIONS[name]]
+        for name, tensor in tensors.items()
+        if isinstance(tensor, Tensor)
+    }
     try:
         joint_shape(*batches.values())
     except RuntimeError:
@@ -59,7 +74,6 @@ def checked_shapes(given: Problem) -> Problem:
         ) from None
     return given._replace(
         **tensors,
-        exponent=check_number("exponent", given.exponent, low=1.0, high=64.0),
         rectified=check_bool("rectified", given.rectified),
     )
 
@@ -73,12 +87,32 @@ def check_values(problem: Problem) -> None:
     check_positive("inhibitory_drive", problem.inhibitory_drive)
     check_positive("tau_y", problem.tau_y)
     check_positive("tau_a", problem.tau_a)
+    if isinstance(problem.exponent, Tensor):
+        check_exponents(problem.exponent)
+
+
+def checked_exponent(value: Any) -> float:
+    """A number that an exponent can be."""
+    return check_number("exponent", value, low=SMALLEST_EXPONENT, high=LARGEST_EXPONENT)
+
+
+def check_exponents(exponent: Tensor) -> None:
+    """Raise ValueError where a tensor holds a number that an exponent cannot be."""
+    check_finite("exponent", exponent)
+    if exponent.is_meta or torch.compiler.is_compiling() or exponent.numel() == 0:
+        return
+    low, high = (float(end) for end in torch.aminmax(physical(exponent)))
+    if low < SMALLEST_EXPONENT or high > LARGEST_EXPONENT:
+        raise ValueError(
+            f"exponent: got values from {low:g} to {high:g}, expected numbers in "
+            f"[{SMALLEST_EXPONENT:g}, {LARGEST_EXPONENT:g}]"
+        )
 
 
 def checked_gains(z: Tensor, gains: dict[str, Any]) -> list[Any]:
-    """``z`` and gains, ``semisaturation`` among them, at least in single precision.
+    """``z``, gains, ``semisaturation`` and ``exponent``, in single precision at least.
 
-    Gains are numbers, or tensors that broadcast with ``z``; all but ``input_gain`` are positive.
+    They are numbers, or tensors that broadcast with ``z``; all but ``input_gain`` are positive.
     Raises where one is not.
     """
     as_float_tensor("z", z)
@@ -86,6 +120,9 @@ def checked_gains(z: Tensor, gains: dict[str, Any]) -> list[Any]:
         raise ValueError(f"z: got shape {tuple(z.shape)}, expected (..., n) with n >= 1")
     check_finite("z", z)
     for name, value in gains.items():
+        if name == "exponent" and not isinstance(value, Tensor):
+            checked_exponent(value)
+            continue
         if not isinstance(value, Tensor):
             signed = name == "input_gain"
             check_number(name, value, low=-math.inf if signed else 0.0, open_low=not signed)
@@ -97,6 +134,8 @@ def checked_gains(z: Tensor, gains: dict[str, Any]) -> list[Any]:
         check_broadcast(name, value.shape[-1:], z.shape[-1:], "a number, (n,) or (..., n)")
         if name == "input_gain":
             check_finite(name, value)
+        elif name == "exponent":
+            check_exponents(value)
         else:
             check_positive(name, value)
     shapes = {"z": z, **{name: value for name, value in gains.items() if isinstance(value, Tensor)}}
@@ -114,7 +153,7 @@ def checked_gains(z: Tensor, gains: dict[str, Any]) -> list[Any]:
 
 
 def inhibitory_drive_of(
-    baseline_gain: Tensor | float, semisaturation: Tensor | float, exponent: float
+    baseline_gain: Tensor | float, semisaturation: Tensor | float, exponent: Tensor | float
 ) -> Tensor | float:
     """``(b0 sigma)^m``."""
     try:
@@ -124,6 +163,38 @@ def inhibitory_drive_of(
             f"semisaturation: got {semisaturation!r}, expected one for which "
             "(baseline_gain * semisaturation) ** exponent is a finite number"
         ) from None
+
+
+def checked_start(
+    drive: Tensor,
+    batch_shape: torch.Size,
+    start: str | tuple[Tensor, Tensor],
+    rest: Tensor,
+    solver: str,
+) -> tuple[Tensor, Tensor]:
+    """The state ``(y, a)`` that the argument ``start`` names, without a gradient.
+
+    ``rest`` is ``a`` of the circuits without input.
+    """
+    if solver != "auto":
+        raise ValueError(f"start: got one with solver={solver!r}, expected solver='auto'")
+    if isinstance(start, str):
+        check_choice("start", start, ("rest",))
+        return torch.zeros_like(drive), rest.detach()
+    if not (isinstance(start, tuple | list) and len(start) == 2):
+        raise TypeError(f"start: got {type(start).__name__}, expected 'rest' or (y, a)")
+    y, a = start
+    check_state(drive, batch_shape, {"start[0]": y, "start[1]": a})
+    check_finite("start[0]", y)
+    check_positive("start[1]", a)
+    try:
+        torch.broadcast_shapes(y.shape, a.shape, (*batch_shape, drive.shape[-1]))
+    except RuntimeError:
+        raise ValueError(
+            f"start: got shapes {tuple(y.shape)} and {tuple(a.shape)}, expected leading "
+            f"dimensions that broadcast together with {tuple(batch_shape)}"
+        ) from None
+    return y.detach(), a.detach()
 
 
 def check_state(drive: Tensor, batch_shape: torch.Size, state: dict[str, Tensor]) -> None:

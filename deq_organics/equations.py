@@ -5,6 +5,7 @@ Notation of the paper (Rawat, Heeger, Martiniani, NeurIPS 2024): membrane potent
 input drive ``d = b z``; inhibitory drive ``c = (b0 sigma)^m``; recurrent weights ``Wr`` and
 normalization weights ``W`` of shape ``(..., n, n)``; power-law exponent ``m`` (2 in the paper);
 time constants in any one unit of time. ``Wr = None`` stands for the identity.
+An exponent is a number, or a tensor that broadcasts with the potentials: one per neuron.
 
 Every function broadcasts over leading dimensions and differentiates with autograd.
 """
@@ -51,38 +52,41 @@ def matvec(matrix: Tensor | None, vector: Tensor) -> Tensor:
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
-def power(x: Tensor, exponent: float) -> Tensor:
+def power(x: Tensor, exponent: float | Tensor) -> Tensor:
     """``|x|^exponent``, elementwise.
 
     Where ``x = 0`` and the exponent is not even, all derivatives are 0. So is each that exists
     there. Those of a higher order than the exponent are infinite there, for instance the second one
     for exponents between 1 and 2, and left out: the rectified ``x`` of a silent neuron has none.
     """
-    if exponent == 2.0:
-        return x * x
-    if exponent % 2.0 == 0.0:
-        return x.pow(exponent)
+    if not isinstance(exponent, Tensor):
+        if exponent == 2.0:
+            return x * x
+        if exponent % 2.0 == 0.0:
+            return x.pow(exponent)
     zero = x == 0
     # The stand-in keeps infinite derivatives, times 0, out of the others.
     return torch.where(zero, 0.0, torch.where(zero, 1.0, x).abs().pow(exponent))
 
 
-def firing_rate(y: Tensor, exponent: float = 2.0) -> Tensor:
+def firing_rate(y: Tensor, exponent: float | Tensor = 2.0) -> Tensor:
     """Principal neurons' firing rates ``y+ = relu(y)^m``."""
     return power(torch.relu(y), exponent)
 
 
-def complementary_firing_rate(y: Tensor, exponent: float = 2.0) -> Tensor:
+def complementary_firing_rate(y: Tensor, exponent: float | Tensor = 2.0) -> Tensor:
     """Firing rates ``y- = relu(-y)^m`` of the neurons with complementary receptive fields."""
     return power(torch.relu(-y), exponent)
 
 
-def root(x: Tensor, exponent: float) -> Tensor:
+def root(x: Tensor, exponent: float | Tensor) -> Tensor:
     """``x^(1 / exponent)``, elementwise, for positive ``x``."""
-    return x.sqrt() if exponent == 2.0 else x.pow(1.0 / exponent)
+    if not isinstance(exponent, Tensor) and exponent == 2.0:
+        return x.sqrt()
+    return x.pow(1.0 / exponent)
 
 
-def inhibitory_firing_rate(a: Tensor, exponent: float = 2.0) -> Tensor:
+def inhibitory_firing_rate(a: Tensor, exponent: float | Tensor = 2.0) -> Tensor:
     """Inhibitory firing rates ``a+ = relu(a)^(1/m)``, with derivative 0 where ``a <= 0``."""
     positive = a > 0
     return torch.where(positive, root(torch.where(positive, a, 1.0), exponent), 0.0)
@@ -105,17 +109,20 @@ def recurrent_drive(
     return matvec(recurrent_weight, drive(y, rectified))
 
 
-def normalization_pool(y: Tensor, a: Tensor, exponent: float, rectified: bool) -> Tensor:
+def normalization_pool(y: Tensor, a: Tensor, exponent: float | Tensor, rectified: bool) -> Tensor:
     """``(y+ + y-) (a+)^m`` of Eq. 1, or ``y+ (a+)^m`` of Eq. 87: what ``W`` acts on."""
     return power(drive(y, rectified), exponent) * torch.relu(a)
 
 
-def pooled_power(normalization_weight: Tensor, x: Tensor, exponent: float) -> Tensor:
+def pooled_power(normalization_weight: Tensor, x: Tensor, exponent: float | Tensor) -> Tensor:
     """``W |x|^m``, also where ``|x|^m`` alone leaves the range of its dtype.
 
     Inputs of 1e-22 and weights of 1e30 make a pool of 1e-14, but the square of 1e-22 is zero in
     float32.
     """
+    if isinstance(exponent, Tensor):
+        # The sizes of the terms differ by neuron: their square roots have one size for all.
+        x, exponent = power(x, 0.5 * exponent), 2.0
     size = size_of(x)
     if exponent == 2.0:
         return matvec(normalization_weight, x * (x / size)) * size
@@ -130,7 +137,7 @@ def residual(
     inhibitory_drive: Tensor,
     recurrent_weight: Tensor | None,
     normalization_weight: Tensor,
-    exponent: float = 2.0,
+    exponent: float | Tensor = 2.0,
     rectified: bool = False,
     after_weights: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -186,7 +193,7 @@ def linearize(
     y: Tensor,
     a: Tensor,
     recurrent_weight: Tensor | None,
-    exponent: float = 2.0,
+    exponent: float | Tensor = 2.0,
     rectified: bool = False,
 ) -> Linearization:
     """Factors of the Jacobian at any state ``(y, a)``."""
@@ -194,9 +201,9 @@ def linearize(
     s = inhibitory_firing_rate(a, exponent)
     positive = a > 0
     slope_a = torch.where(positive, s / (exponent * torch.where(positive, a, 1.0)), 0.0)
-    if exponent == 2.0:
+    if not isinstance(exponent, Tensor) and exponent == 2.0:
         excitation = 2.0 * active * torch.relu(a)
-    elif exponent % 2.0 == 0.0:
+    elif not isinstance(exponent, Tensor) and exponent % 2.0 == 0.0:
         excitation = exponent * active.pow(exponent - 1.0) * torch.relu(a)
     else:
         excitation = exponent * power(active, exponent - 1.0) * active.sign() * torch.relu(a)
@@ -216,7 +223,7 @@ def jacobian(
     normalization_weight: Tensor,
     tau_y: Tensor | float = 1.0,
     tau_a: Tensor | float = 1.0,
-    exponent: float = 2.0,
+    exponent: float | Tensor = 2.0,
     rectified: bool = False,
 ) -> Tensor:
     """Analytic Jacobian of the vector field, ``(..., 2n, 2n)`` in the order ``(y, a)`` (Eq. 6)."""
@@ -246,7 +253,7 @@ def identity_steady_state(
     input_drive: Tensor,
     inhibitory_drive: Tensor,
     normalization_weight: Tensor,
-    exponent: float = 2.0,
+    exponent: float | Tensor = 2.0,
     rectified: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The unique fixed point for ``Wr = I``: Eq. 4 (main model) or Eq. 89 (rectified model).

@@ -13,6 +13,7 @@ from .norms import size_of, smallest_step
 __all__ = ["CORE_DIMENSIONS", "Flow", "Problem"]
 
 # Of the tensors of a problem, in their order: how many of its last dimensions describe one circuit.
+# The recurrent weight may be None, and the exponent a number.
 CORE_DIMENSIONS = {
     "input_drive": 1,
     "inhibitory_drive": 1,
@@ -20,6 +21,7 @@ CORE_DIMENSIONS = {
     "normalization_weight": 2,
     "tau_y": 1,
     "tau_a": 1,
+    "exponent": 1,
 }
 
 
@@ -43,13 +45,14 @@ class Problem(NamedTuple):
     """``(B, n)`` or ``(1, n)``"""
     tau_a: Tensor
     """``(B, n)`` or ``(1, n)``"""
-    exponent: float
+    exponent: float | Tensor
+    """A number, or ``(B, n)`` or ``(1, n)``, one per neuron."""
     rectified: bool
 
     def tensors(self) -> Iterator[Tensor]:
         """Those that are there, in their order."""
         for name in CORE_DIMENSIONS:
-            if (tensor := getattr(self, name)) is not None:
+            if isinstance(tensor := getattr(self, name), Tensor):
                 yield tensor
 
     def map(self, function: Callable[[Tensor, int], Tensor]) -> "Problem":
@@ -61,7 +64,7 @@ class Problem(NamedTuple):
         changed: dict[str, Any] = {}
         for name, core in CORE_DIMENSIONS.items():
             tensor = getattr(self, name)
-            if tensor is not None:
+            if isinstance(tensor, Tensor):
                 changed[name] = function(tensor, core)
         return self._replace(**changed)
 
@@ -86,7 +89,7 @@ class Problem(NamedTuple):
         """The leading dimensions of all tensors, broadcast together."""
         shapes = []
         for name, core in CORE_DIMENSIONS.items():
-            if (tensor := getattr(self, name)) is not None:
+            if isinstance(tensor := getattr(self, name), Tensor):
                 shapes.append(tensor.shape[:-core])
         return joint_shape(*shapes)
 

@@ -41,7 +41,7 @@ class Trajectory(tuple[Tensor, Tensor]):
     """
 
     t: Tensor
-    exponent: float
+    exponent: float | Tensor
     b: Tensor | None
     b0: Tensor | None
     reached: Tensor
@@ -52,7 +52,7 @@ class Trajectory(tuple[Tensor, Tensor]):
         t: Tensor,
         y: Tensor,
         a: Tensor,
-        exponent: float,
+        exponent: float | Tensor,
         reached: Tensor,
         settled: Tensor,
         b: Tensor | None = None,

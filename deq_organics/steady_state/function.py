@@ -5,6 +5,7 @@ steady state ``x``, ``dx = -J^-1 dF``. The reverse mode solves the adjoint equat
 does not depend on how many iterations the forward solve took.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,12 +31,21 @@ class _Call(NamedTuple):
     """All of the function's arguments that are no tensors."""
 
     search: Search
-    exponent: float
+    exponent: float | None
+    """None where it is one of the tensors."""
     rectified: bool
 
     def problem(self, tensors: Any) -> Problem:
         """The flat problem of the function's first tensors."""
-        return Problem._make((*tensors, self.exponent, self.rectified)).flat()
+        *others, exponent = tensors
+        return Problem._make((*others, self.exponent_of(exponent), self.rectified)).flat()
+
+    def exponent_of(self, tensor: Tensor | None) -> float | Tensor:
+        """The number, or the last of the function's tensors."""
+        if tensor is not None:
+            return tensor
+        assert self.exponent is not None
+        return self.exponent
 
 
 class _SteadyState(torch.autograd.Function):
@@ -108,25 +118,32 @@ def _pull_back(
     """Gradients of the inputs from those of ``y`` and ``a``."""
     *tensors, y, a, status = saved
     d, c, wr, w = tensors[:4]
-    n = d.shape[-1]
+    m, n = tensors[-1], d.shape[-1]
     g_y, g_a = (None if grad is None else grad.reshape(-1, n) for grad in grads[:2])
     adjoint = call.search.adjoint(
         call.problem(tensors), y.reshape(-1, n), a.reshape(-1, n), status.reshape(-1), g_y, g_a
     )
     lam_y, lam_a = adjoint.y.reshape(d.shape), adjoint.a.reshape(d.shape)
-    grad_wr = grad_w = None
+    grad_wr = grad_w = grad_m = None
     if needs[3] and wr is not None:
         active = equations.drive(y, call.rectified)
         grad_wr = _outer(adjoint.gained.reshape(d.shape), active, wr)
     if needs[4]:
         grad_w = _outer(lam_a, adjoint.pooled.reshape(d.shape), w)
+    if needs[_TENSORS] and m is not None:
+        by_y, by_a = _slopes_by_exponent(call, tensors, y, a)
+        grad_m = (lam_y * by_y + equations.matvec(w.mT, lam_a) * by_a).sum_to_size(m.shape)
     return (
         None,
         lam_y if needs[1] else None,
         lam_a.sum_to_size(c.shape) if needs[2] else None,
         grad_wr,
         grad_w,
-        *[None] * 4,
+        None,
+        None,
+        grad_m,
+        None,
+        None,
     )
 
 
@@ -138,19 +155,24 @@ def _push_forward(
     *tensors, y, a, status = saved
     n = y.shape[-1]
     d_t, c_t, wr_t, w_t = tangents[1:5]
+    m = call.exponent_of(tensors[-1])
     flow_y, flow_a = torch.zeros_like(y), torch.zeros_like(a)
     if d_t is not None:
         flow_y = flow_y + d_t
     if c_t is not None:
         flow_a = flow_a + c_t
     if wr_t is not None:
-        gain = 1.0 - equations.inhibitory_firing_rate(a, call.exponent)
+        gain = 1.0 - equations.inhibitory_firing_rate(a, m)
         active = equations.drive(y, call.rectified)
         flow_y = flow_y + gain * equations.matvec(wr_t, active)
     if w_t is not None:
-        s = equations.inhibitory_firing_rate(a, call.exponent)
+        s = equations.inhibitory_firing_rate(a, m)
         normalized = equations.drive(y, call.rectified) * s
-        flow_a = flow_a + equations.pooled_power(w_t, normalized, call.exponent)
+        flow_a = flow_a + equations.pooled_power(w_t, normalized, m)
+    if (m_t := tangents[_TENSORS]) is not None:
+        by_y, by_a = _slopes_by_exponent(call, tensors, y, a)
+        flow_y = flow_y + by_y * m_t
+        flow_a = flow_a + equations.matvec(tensors[3], by_a * m_t)
     flow = torch.cat([flow_y, flow_a], -1).reshape(-1, 2 * n)
     state = (y.reshape(-1, n), a.reshape(-1, n), status.reshape(-1))
     tangent = solve_tangent(call.problem(tensors), *state, flow, call.search.options)
@@ -160,6 +182,19 @@ def _push_forward(
         for part in tangent.chunk(2, -1)
     )
     return *parts, *[None] * (len(Solution._fields) - 2)
+
+
+def _slopes_by_exponent(
+    call: _Call, tensors: Sequence[Any], y: Tensor, a: Tensor
+) -> tuple[Tensor, Tensor]:
+    """By each neuron's exponent, ``(..., n)``: ``(1 - a+) Wr y`` and what ``W`` acts on."""
+    wr, m = tensors[2], tensors[-1]
+    active = equations.drive(y, call.rectified)
+    decline = equations.inhibitory_firing_rate(a, m) * torch.where(a > 0, a, 1.0).log() / (m * m)
+    silent = active == 0
+    growth = torch.where(silent, 1.0, active).abs().log()
+    pool = equations.normalization_pool(y, a, m, call.rectified) * growth
+    return decline * equations.matvec(wr, active), torch.where(silent, 0.0, pool)
 
 
 def _refuse_nested_forward_mode() -> None:
@@ -190,5 +225,6 @@ def steady_state_function(
     """
     refuse_export()
     *tensors, exponent, rectified = problem
-    call = _Call(search, exponent, rectified)
-    return Solution(*_SteadyState.apply(call, *tensors, *(start or (None, None))))
+    tensor = exponent if isinstance(exponent, Tensor) else None
+    call = _Call(search, None if isinstance(exponent, Tensor) else exponent, rectified)
+    return Solution(*_SteadyState.apply(call, *tensors, tensor, *(start or (None, None))))

@@ -77,4 +77,8 @@ def _terms(circuit: Circuit) -> _Terms:
     driven = d > 0 if circuit.rectified else d != 0
     t = m_matrix_certificate(circuit).lyapunov_diagonal.to(y)
     weight, drive = torch.where(driven, t, 0.0), torch.where(driven, d, 1.0)
+    m = circuit.exponent
+    if isinstance(m, Tensor):
+        # A factor that all neurons share where their exponents are equal, and then 1.
+        weight = weight * (m / m.amax(-1, keepdim=True)).square()
     return _Terms(weight, drive, y, a, s, s * (circuit.tau_y / circuit.tau_a))

@@ -45,6 +45,8 @@ def normal_modes(circuit: Circuit) -> NormalModes:
     """
     y, a = circuit.closed_form()
     s = circuit.firing_rates(y, a)[2]
+    if isinstance(circuit.exponent, Tensor):
+        _equal("exponent", circuit.exponent, 1)
     tau_y, tau_a, c, _ = (
         _equal(name, tensor, entries)
         for name, tensor, entries in (

@@ -63,7 +63,7 @@ class _Reduced(NamedTuple):
     """``B``"""
     drive: Tensor
     """``k >= 0``"""
-    exponent: float
+    exponent: float | Tensor
 
     def fold(self) -> tuple[Tensor, Tensor, Tensor]:
         """Whether ``phi`` has folds, where (``u* >= 0``) and its magnitude ``|phi(u*)|`` there."""
@@ -142,9 +142,10 @@ def critical_drive_2d(circuit: Circuit) -> Tensor:
     Raises:
         ValueError: ``n`` is not 1, or a normalization weight is not positive.
     """
-    folds, _, peak = _reduce(circuit).fold()
+    reduced = _reduce(circuit)
+    folds, _, peak = reduced.fold()
     w = circuit.normalization_weight[..., 0, 0].double()
-    critical = torch.where(folds, peak, 0.0) / w.pow(1.0 / circuit.exponent)
+    critical = torch.where(folds, peak, 0.0) / w.pow(1.0 / reduced.exponent)
     return critical.to(circuit.input_drive.dtype)
 
 
@@ -153,6 +154,8 @@ def _reduce(circuit: Circuit) -> _Reduced:
         raise ValueError(f"circuit: got n = {circuit.n}, expected n = 1, one neuron of each type")
     check_positive("normalization_weight", circuit.normalization_weight)
     m, shape = circuit.exponent, circuit.batch_shape
+    if isinstance(m, Tensor):
+        m = m[..., 0].double().expand(shape)
     d = circuit.input_drive[..., 0].double().expand(shape)
     c = circuit.inhibitory_drive[..., 0].double().expand(shape)
     w = circuit.normalization_weight[..., 0, 0].double().expand(shape)
@@ -195,7 +198,10 @@ def _roots(reduced: _Reduced) -> tuple[Tensor, Tensor, Tensor]:
 def _solve_monotone(reduced: _Reduced, low: Tensor, high: Tensor, rising: Tensor) -> Tensor:
     """The root of ``phi = k`` in each interval, ``(..., 3)``: bisection, then Newton's method."""
     slope, tail, drive = (part.unsqueeze(-1) for part in reduced[:3])
-    equation = _Reduced(slope, tail, drive, reduced.exponent)
+    m = reduced.exponent
+    if isinstance(m, Tensor):
+        m = m.unsqueeze(-1)
+    equation = _Reduced(slope, tail, drive, m)
     first, last = low, high
     for _ in range(_BISECTIONS):
         middle = 0.5 * low + 0.5 * high

@@ -43,6 +43,8 @@ def refusal_of(
         return transforms
     if any(size != 1 for weight in (wr, w) for size in weight.shape[:-2]):
         return "weights of each circuit's own, only weights that all circuits share"
+    if isinstance(problem.exponent, Tensor):
+        return "an exponent that is a tensor, only the number 2"
     if problem.exponent != 2.0:
         return f"the exponent {problem.exponent:g}, only 2"
     if drive.dtype != torch.float32:

@@ -47,10 +47,17 @@ def natural_sizes(problem: Problem) -> tuple[Tensor, Tensor]:
     the pool of the drive, or of the order of 1, where the recurrence changes its sign.
     """
     largest = problem.normalization_weight.amax((-2, -1))
-    pooling = largest.pow(1.0 / problem.exponent)
     drive = problem.input_drive.abs().amax(-1)
-    own = torch.where(pooling > 0, 1.0 / pooling, 0.0)
-    pool = power(pooling * drive, problem.exponent)
+    m = problem.exponent
+    if isinstance(m, Tensor):
+        # Of the neuron whose exponent makes it largest.
+        pooling = largest.unsqueeze(-1).pow(1.0 / m)
+        own = torch.where(pooling > 0, 1.0 / pooling, 0.0).amax(-1)
+        pool = power(pooling * drive.unsqueeze(-1), m).amax(-1)
+    else:
+        pooling = largest.pow(1.0 / m)
+        own = torch.where(pooling > 0, 1.0 / pooling, 0.0)
+        pool = power(pooling * drive, m)
     return drive + own, 1.0 + problem.inhibitory_drive.amax(-1) + pool
 
 

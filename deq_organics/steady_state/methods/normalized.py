@@ -60,7 +60,7 @@ def solve_normalized(
     preconditioner = precondition(problem)
     # In units of each drive's own size, so that no square in what follows leaves the dtype's range.
     unit = size_of(problem.input_drive)
-    pool_unit = equations.power(unit, problem.exponent)
+    pool_unit = _pool_unit(unit, problem.exponent)
     problem = problem._replace(input_drive=problem.input_drive / unit)
     v = preconditioner.reference * preconditioner.apply_at_reference(problem.input_drive)
     y_out, a_out = torch.zeros_like(v), torch.ones_like(v)
@@ -103,12 +103,21 @@ def solve_normalized(
     return Solution.unfollowed(y_out * unit, a_out, error_out, steps_out, status)
 
 
+def _pool_unit(unit: Tensor, m: float | Tensor) -> Tensor:
+    """The unit of ``|v|^m``, ``(B, 1)``; that of ``v`` where each neuron has its own ``m``."""
+    return unit if isinstance(m, Tensor) else equations.power(unit, m)
+
+
 def _evaluate(problem: Problem, v: Tensor, pool_unit: Tensor) -> _Point:
-    """At ``v``, in units in which ``|v|^m`` has the unit ``pool_unit`` ``(B, 1)``."""
+    """At ``v``, in units of which :func:`_pool_unit` tells ``pool_unit``."""
     m = problem.exponent
     active = equations.drive(v, problem.rectified)
-    pool = equations.matvec(problem.normalization_weight, equations.power(active, m))
-    a = torch.addcmul(problem.inhibitory_drive, pool, pool_unit)
+    if isinstance(m, Tensor):
+        pool = equations.pooled_power(problem.normalization_weight, active * pool_unit, m)
+        a = problem.inhibitory_drive + pool
+    else:
+        pool = equations.matvec(problem.normalization_weight, equations.power(active, m))
+        a = torch.addcmul(problem.inhibitory_drive, pool, pool_unit)
     s = equations.root(a, m)
     y = v / s
     gain = 1.0 - s

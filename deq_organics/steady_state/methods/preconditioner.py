@@ -35,7 +35,9 @@ class Preconditioner:
 
     def __init__(self, problem: Problem) -> None:
         wr = problem.recurrent_matrix()
+        m = problem.exponent
         shared = problem.normalization_weight.ndim == 2 and wr.ndim == 2
+        shared = shared and not (isinstance(m, Tensor) and m.shape[0] != 1)
         self.reference = _reference(problem, shared)
         self._wr = wr if shared else wr.expand(problem.batch_size, -1, -1)
         self.diagonal = self._wr.diagonal(dim1=-2, dim2=-1)
@@ -119,8 +121,11 @@ def _reference(problem: Problem, shared: bool) -> Tensor:
         spread = length(problem.input_drive).unsqueeze(-1) / n**0.5
         drive = spread.expand_as(problem.input_drive)
         inhibitory_drive = problem.inhibitory_drive
-    pool = equations.matvec(problem.normalization_weight, equations.power(drive, problem.exponent))
-    return equations.root(inhibitory_drive + pool, problem.exponent)
+    m = problem.exponent
+    if shared and isinstance(m, Tensor):
+        m = m[0]
+    pool = equations.matvec(problem.normalization_weight, equations.power(drive, m))
+    return equations.root(inhibitory_drive + pool, m)
 
 
 def _inverse(wr: Tensor, gain: Tensor) -> Tensor:
