@@ -25,6 +25,7 @@ from .errors import (
     SteadyStateError,
     SteadyStateWarning,
 )
+from .fitting import Fit, FitParameter, FitStatus, Responses, Spectra, fit
 from .layer import ORGaNICsDEQ
 from .random_circuits import draw_circuits, scale_to_singular_value
 from .response.any_circuit import JointSpectrum, JointTrajectory
@@ -58,6 +59,9 @@ __all__ = [
     "DynamicGain",
     "DynamicalCircuit",
     "FeedbackArea",
+    "Fit",
+    "FitParameter",
+    "FitStatus",
     "FixedPoints2D",
     "InputGains",
     "JointSpectrum",
@@ -69,8 +73,10 @@ __all__ = [
     "ORGaNICsDEQ",
     "Oscillators",
     "Reached",
+    "Responses",
     "SimulationError",
     "SimulationWarning",
+    "Spectra",
     "StabilityReport",
     "Status",
     "SteadyState",
@@ -86,6 +92,7 @@ __all__ = [
     "draw_circuits",
     "energy",
     "energy_form",
+    "fit",
     "fixed_points_2d",
     "m_matrix_certificate",
     "normal_modes",

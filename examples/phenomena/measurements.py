@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from deq_organics import Circuit, SteadyState, simulate
-from phenomena.sheet import BROAD_TUNING, Sheet, line, ring, sharpening_weight
+from deq_organics.populations import Sheet, line, ring, sharpening_weight
 
 # In quarters of an octave.
 CONTRASTS = 2 ** (torch.arange(-26, 1, dtype=torch.float64) / 4)
@@ -28,6 +28,8 @@ FINE_RADII = torch.linspace(0.05, 6, 120, dtype=torch.float64)
 TIMES = torch.linspace(0, 200, 801, dtype=torch.float64)
 
 TEST, MASK = 0.125, 0.5
+# Of the drive; the response, the square of it, falls to half at 36 degrees, else at 22.
+BROAD_TUNING = 0.5
 ORTHOGONAL = 90.0
 # Radii of the stimulus and widths of the attention field, in degrees.
 SMALL, LARGE = 1.0, 6.0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import normalization
 from deq_organics import check_stability, m_matrix_certificate, simulate
+from deq_organics.populations import line, ring, sharpening_weight
 from phenomena.measurements import (
     MASK,
     TEST,
@@ -27,7 +28,6 @@ from phenomena.measurements import (
     recurrent_sharpening,
     surround_suppression,
 )
-from phenomena.sheet import line, ring, sharpening_weight
 
 Run = Callable[..., tuple[int, str, str]]
 SIGMA = 0.2

@@ -236,7 +236,8 @@ def test_drives_of_any_size_in_single_precision(scale: float, recurrence: str) -
     # Each column in the unit of its neuron: y scales, a does not.
     given["input_drive"] = given["input_drive"] * scale
     given["normalization_weight"] = given["normalization_weight"] / scale**m
-    single = {k: v.float() if isinstance(v, Tensor) else v for k, v in given.items()}
+    single: dict[str, Any] = {**given}
+    single |= {k: v.float() for k, v in given.items() if isinstance(v, Tensor)}
     found = Circuit(**{**single, "exponent": m.float()}).steady_state()
     assert found.converged.all()
     torch.testing.assert_close(found.y.double() / scale, expected.y, rtol=1e-4, atol=1e-5)
