@@ -68,20 +68,20 @@ def recover(seed: int) -> Fit:
 
 
 def beyond_the_border() -> Fit:
-    """A search whose first steps lead to where there is no steady state.
+    """A search whose steps lead to where there is no steady state.
 
-    A circuit of one neuron has none for recurrent weights far below 0. The weight is
-    `1 - exp(depth)`: where the search starts it hardly changes, and steps are much too long.
+    This circuit of one neuron has none for drives above 0.707, where its response turns vertical:
+    steps towards the truth, just below, are too long.
     """
     one = torch.ones(1, 1, dtype=torch.float64)
-    drive = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)[:, None]
+    drive = torch.linspace(0.2, 1.0, 5, dtype=torch.float64)[:, None]
 
     def build(parameters: Mapping[str, Tensor]) -> Circuit:
-        return Circuit(drive, 0.25, (1.0 - parameters["depth"].exp()) * one, one)
+        return Circuit(parameters["size"] * drive, 0.5, -one, one)
 
-    truth = build({"depth": torch.tensor(1.05, dtype=torch.float64).log()})
+    truth = build({"size": torch.tensor(0.7, dtype=torch.float64)})
     rates = truth.steady_state(tol=1e-12).rates
-    return fit(build, {"depth": -3.0}, Responses(rates, noise=1e-3))
+    return fit(build, {"size": 0.3}, Responses(rates, noise=1e-3))
 
 
 def main() -> None:

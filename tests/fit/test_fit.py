@@ -66,7 +66,7 @@ def test_estimates_and_errors_are_scipys(known: bool) -> None:
         curve,
         CONTRASTS[:, 0].numpy(),
         measured.numpy(),
-        (0.5, 1.5, 10.0),
+        (0.2, 2.5, 30.0),
         sigma=[0.5] * 12 if known else None,
         absolute_sigma=known,
         xtol=1e-12,
@@ -121,7 +121,7 @@ def test_trial_points_without_a_steady_state_are_survived() -> None:
     found = benchmark.beyond_the_border()
     assert found.converged
     assert found.failed_trials > 0
-    assert float(found.estimates["depth"]) == pytest.approx(math.log(1.05), abs=1e-6)
+    assert float(found.estimates["size"]) == pytest.approx(0.7, abs=1e-6)
     assert "failed" in str(found)
     assert found.last_failure
 
