@@ -24,7 +24,7 @@ class Curvature(NamedTuple):
     left: float
     """How much of the residual a last step would take away, as a length."""
     is_minimum: bool
-    """Whether the Hessian has no negative eigenvalue."""
+    """Whether the Hessian is positive in the directions that are identified."""
 
 
 def examine(jacobian: Tensor, residual: Tensor, hessian: Tensor | None) -> Curvature:
@@ -41,22 +41,22 @@ def examine(jacobian: Tensor, residual: Tensor, hessian: Tensor | None) -> Curva
     unit = jacobian / scale
     left_vectors, singular, rows = torch.linalg.svd(unit, full_matrices=False)
     # Fewer values than parameters leave directions that the SVD does not list.
-    gram = unit.mT @ unit if hessian is None else hessian / scale / scale.unsqueeze(-1)
-    if hessian is None:
-        values, vectors = _complete(singular, rows)
-        sign = torch.ones_like(values)
-    else:
-        values, vectors = torch.linalg.eigh(0.5 * (gram + gram.mT))
-        sign, values = values.sign(), values.abs().sqrt()
-    known = (values > _SMALLEST) & (sign > 0)
+    values, vectors = _complete(singular, rows)
+    known = values > _SMALLEST
     share = vectors[:, ~known].abs().amax(-1) if bool((~known).any()) else torch.zeros_like(scale)
     identified = ~unmoved & (share < _SHARE)
-    part = vectors[:, known] / values[known]
-    inverse = part @ part.mT / scale / scale.unsqueeze(-1)
+    # Second derivatives count in the directions that the data see: in the others they are rounding.
+    seen = vectors[:, known]
+    curved = torch.diag(values[known].square())
+    if hessian is not None:
+        curved = seen.mT @ (hessian / scale / scale.unsqueeze(-1)) @ seen
+    is_minimum = bool((torch.linalg.eigvalsh(0.5 * (curved + curved.mT)) > 0).all())
+    inverse = torch.full_like(vectors, torch.nan)
+    if is_minimum:
+        inverse = seen @ torch.linalg.solve(curved, seen.mT) / scale / scale.unsqueeze(-1)
     lost = ~identified
     inverse = torch.where(lost | lost.unsqueeze(-1), torch.nan, inverse)
     projected = left_vectors[:, singular > _SMALLEST].mT @ residual
-    is_minimum = not bool(((sign < 0) & (values > _SMALLEST)).any())
     return Curvature(identified, inverse, float(torch.linalg.vector_norm(projected)), is_minimum)
 
 
