@@ -149,6 +149,7 @@ def test_a_start_without_a_steady_state_is_a_status() -> None:
     assert "no steady state at the start" in str(found)
 
 
+@pytest.mark.slow
 def test_data_beyond_the_border_end_beside_it() -> None:
     """The circuit cannot answer as it should, and is followed to where it answers no more."""
 
@@ -156,13 +157,14 @@ def test_data_beyond_the_border_end_beside_it() -> None:
         return Circuit(0.8 * ONE, 0.25, parameters["wr"] * ONE, ONE)
 
     best = Circuit(0.8 * ONE, 0.25, -0.2 * ONE, ONE).steady_state().rates
-    found = fit(build, {"wr": 0.5}, Responses(10 * best, 0.01), max_evaluations=60)
+    found = fit(build, {"wr": 0.5}, Responses(10 * best, 0.01), max_evaluations=12)
     assert not found.converged
     assert found.failed_trials > 0
     assert found.status in (FitStatus.EDGE, FitStatus.MAX_EVALUATIONS)
     assert found.standard_errors["wr"].isnan()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("errors", ["gauss-newton", "hessian"])
 def test_what_the_data_do_not_identify_has_no_number(errors: str) -> None:
     """With Wr = I only b / (b0 sigma) matters; and nothing depends on the last one."""
