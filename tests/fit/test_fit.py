@@ -154,14 +154,14 @@ def test_data_beyond_the_border_end_beside_it() -> None:
     """The circuit cannot answer as it should, and is followed to where it answers no more."""
 
     def build(parameters: Mapping[str, Tensor]) -> Circuit:
-        return Circuit(0.8 * ONE, 0.25, parameters["wr"] * ONE, ONE)
+        return Circuit(parameters["size"] * ONE, 0.5, -ONE, ONE)
 
-    best = Circuit(0.8 * ONE, 0.25, -0.2 * ONE, ONE).steady_state().rates
-    found = fit(build, {"wr": 0.5}, Responses(10 * best, 0.01), max_evaluations=12)
+    largest = Circuit(0.7 * ONE, 0.5, -ONE, ONE).steady_state().rates
+    found = fit(build, {"size": 0.5}, Responses(3 * largest, 0.01), max_evaluations=12)
     assert not found.converged
     assert found.failed_trials > 0
     assert found.status in (FitStatus.EDGE, FitStatus.MAX_EVALUATIONS)
-    assert found.standard_errors["wr"].isnan()
+    assert found.standard_errors["size"].isnan()
 
 
 @pytest.mark.slow
