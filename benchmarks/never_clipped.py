@@ -112,7 +112,8 @@ def train(options: Options, training: Training, seed: int) -> dict[str, Any]:
         torch.optim.Muon(square, lr=training.muon_rate, weight_decay=0.0),
     ]
     stated = list(rnn.state_bound()) if options.recurrence == "bounded" else []
-    largest_norm, losses = 0.0, []
+    largest_norm = 0.0
+    losses: list[float] = []
     for step in range(options.steps):
         x, labels = patterns(BATCH, training.length, generator)
         outputs, last = rnn(x)

@@ -1,6 +1,7 @@
 """Which optimizer has which parameter, and when the optimizers step."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -19,9 +20,9 @@ SQUARE = {
 }
 
 
-def build(model: str = "organics", **changes: float) -> tuple[Classifier, Optimizers]:
+def build(model: str = "organics", /, **changes: Any) -> tuple[Classifier, Optimizers]:
     torch.manual_seed(0)
-    recipe = dataclasses.replace(FEW_IMAGES_RECIPE, **changes)  # type: ignore[arg-type]
+    recipe = dataclasses.replace(FEW_IMAGES_RECIPE, **changes)
     architecture = Architecture(
         model=model,  # type: ignore[arg-type]
         hidden_size=6,

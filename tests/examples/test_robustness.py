@@ -12,6 +12,7 @@ from mnist.data import Images
 from mnist.robustness import lyapunov_exponents, noisy_accuracies
 from mnist.sequence_model import Architecture, Classifier
 from mnist.sequence_recipes import FEW_IMAGES_RECIPE
+from program.errors import ExampleError
 from recurrent import ORGaNICsCell, State
 from recurrent.dynamics import euler_step
 from recurrent.stability import step_jacobian
@@ -48,7 +49,12 @@ def test_noise_stays_within_the_pixels_range_and_repeats(monkeypatch: pytest.Mon
     model = build().float()
     seen: list[torch.Tensor] = []
     forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda images: seen.append(images) or forward(images))
+
+    def watched(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return forward(images)
+
+    monkeypatch.setattr(model, "forward", watched)
     test = Images(torch.rand(20, 28, 28), torch.randint(10, (20,)))
     first = noisy_accuracies(model, test, seed=3)
     assert list(first) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
@@ -85,5 +91,5 @@ def test_the_program_writes_all_figures_and_fails_where_a_bound_does_not_hold(
         return State(*(torch.tensor(0.99 * value) for value in tight))
 
     monkeypatch.setattr(ORGaNICsCell, "state_bound", state_bound)
-    with pytest.raises(smnist_robustness.ExampleError, match=r"left the bound.*white"):
+    with pytest.raises(ExampleError, match=r"left the bound.*white"):
         smnist_robustness.main([*options, "--device", "cpu"])
