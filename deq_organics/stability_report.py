@@ -91,7 +91,7 @@ def check_stability(
             input ``(*, input_size)``.
 
     Returns:
-        Leading eigenvalue, verdict and margin for each circuit.
+        Leading eigenvalue, verdict and margin for each circuit; without a gradient.
 
     Raises:
         TypeError: ``state`` does not go with ``target``.

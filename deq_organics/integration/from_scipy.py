@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..checks import refuse_transforms
 from .method import VectorField
 from .pieces import Pieces
 from .trajectory import Outcome, Run, StepControl, has_blown_up
@@ -17,7 +18,6 @@ __all__ = ["SCIPY_SOLVERS", "integrate_by_scipy"]
 SCIPY_SOLVERS = ("LSODA", "Radau", "BDF", "DOP853", "RK45", "RK23")
 
 
-@torch.no_grad()
 def integrate_by_scipy(
     field: VectorField,
     start: Tensor,
@@ -26,7 +26,12 @@ def integrate_by_scipy(
     control: StepControl,
     pieces: Pieces,
 ) -> Run:
-    """As :func:`.trajectory.integrate`, by the solvers of ``scipy.integrate``."""
+    """As :func:`.trajectory.integrate`, by the solvers of ``scipy.integrate``.
+
+    Raises:
+        RuntimeError: A derivative is asked for, by any of these or by what the field closes over.
+    """
+    _refuse_derivatives(start, grid, pieces.edges)
     size, width = start.shape
     states = start.new_full((grid.numel(), size, width), math.nan)
     outcome = torch.full((size,), Outcome.FINISHED, device=start.device)
@@ -38,7 +43,7 @@ def integrate_by_scipy(
         found, ended, time = _follow(part, start[index], times, solver, limits, own)
         states[:, sample] = torch.as_tensor(found, device=start.device).to(start.dtype)
         outcome[sample], reached[sample] = ended, time
-    return Run(states, outcome, reached, torch.full_like(reached, math.nan))
+    return Run(states, outcome, reached, torch.full_like(reached, math.nan), states[-1])
 
 
 def _follow(
@@ -55,7 +60,10 @@ def _follow(
     def flow(time: float, state: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         now = torch.tensor([time], dtype=torch.float64, device=start.device)
         at = torch.as_tensor(state, device=start.device).to(start.dtype).unsqueeze(0)
-        return inside(now, at)[0].double().cpu().numpy()
+        slope = inside(now, at)
+        # Which parameters the field closes over may depend on the time.
+        _refuse_derivatives(slope)
+        return slope[0].double().cpu().numpy()
 
     states = np.full((len(times), start.shape[-1]), math.nan)
     states[0], seen = start[0].cpu().numpy(), 1
@@ -90,6 +98,17 @@ def _follow(
                 known = torch.as_tensor(state, device=start.device).unsqueeze(0)
             piece = piece + 1
     return states, Outcome.FINISHED, reached
+
+
+def _refuse_derivatives(*tensors: Tensor) -> None:
+    reason = refuse_transforms(tensors)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        reason = "derivatives"
+    if reason:
+        raise RuntimeError(
+            f"method: got 'scipy_solver', which does not support {reason}, and they are asked for; "
+            "use 'rodas5p' (for stiff circuits) or 'dopri5', or torch.no_grad()"
+        )
 
 
 def _is_lost(trial: npt.NDArray[np.float64], known: Tensor, control: StepControl) -> bool:

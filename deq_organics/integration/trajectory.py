@@ -69,6 +69,9 @@ class Run(NamedTuple):
     """The last time that each sample reached, ``(B,)``, float64."""
     next_length: Tensor
     """How long each sample's next step would have been, ``(B,)``, float64."""
+    end: Tensor
+    """From where each sample goes on, ``(B, k)``: as at the last of its times, and where its field
+    jumps at that time, with the derivative by when it does."""
 
 
 class _Front(NamedTuple):
@@ -123,7 +126,7 @@ def integrate(
     size = start.shape[0]
     time = torch.zeros(size, dtype=torch.float64, device=start.device)
     if pieces is None:
-        pieces = Pieces(time[:1, None][:, :0])
+        pieces = Pieces(time.new_empty((1, 0)), origin, exact[-1])
     piece = pieces.at(origin + time)
     inside = pieces.confine(field, piece)
     slope, begin = inside(origin + time, start), start
@@ -147,6 +150,7 @@ def integrate(
         torch.where(known, _RUNNING, Outcome.DIVERGED),
     )
     outcome, reached, planned, attempts = front.outcome, front.time, front.h, 0
+    end = front.state
     while True:
         running = physical(front.running)
         left = int(running.sum())
@@ -158,6 +162,7 @@ def integrate(
             outcome = outcome.index_copy(0, front.rows, front.outcome)
             reached = reached.index_copy(0, front.rows, front.time)
             planned = planned.index_copy(0, front.rows, front.h)
+            end = end.index_copy(0, front.rows, front.state)
             if left == 0:
                 break
             index = running.nonzero().squeeze(-1)
@@ -170,7 +175,7 @@ def integrate(
             continue
         attempts += 1
         front = _advance(field, pieces, origin, times, front, method, control, samples)
-    return Run(samples.collect(), outcome, origin + reached, planned)
+    return Run(samples.collect(), outcome, origin + reached, planned, end)
 
 
 def _any_failed(outcome: Tensor) -> bool:

@@ -71,7 +71,7 @@ def set_up_gains(
         start_y = flat_start(circuit, "y0", y0, batch)
     rest = (b0 * sigma) ** problem.exponent
     start_a = rest if a0 is None else flat_start(circuit, "a0", a0, batch)
-    pieces = joint_pieces(circuit, given, batch, list(flat.values()))
+    pieces = joint_pieces(circuit, t, given, batch, list(flat.values()))
     size_z = flat["gains.z"].largest(looks(t, pieces)).expand(count, -1)
     at_most = torch.ones_like(b) if "b" in moving else b.detach().abs()
     starts = [value for short, value in zip(("b", "b0"), values, strict=True) if short in moving]

@@ -83,7 +83,7 @@ def _driven(circuit: Circuit, t: Tensor, y0: Any, a0: Any, given: Input) -> Sett
         start_a = flat[1](t[0].double().expand(count)).expand(count, -1)
     else:
         start_a = flat_start(circuit, "a0", a0, batch)
-    pieces = joint_pieces(circuit, given, batch, flat)
+    pieces = joint_pieces(circuit, t, given, batch, flat)
     times = looks(t, pieces)
     sizes = []
     for drive, own in zip(flat, (problem.input_drive, problem.inhibitory_drive), strict=True):

@@ -83,10 +83,10 @@ def run_by_intervals(
                 found = checkpoint(follow, state, use_reentrant=False)
             else:
                 found = follow(state)
-            end, ended, time, planned = found
+            last, end, ended, time, planned = found
             outcome, reached = outcome.index_copy(0, rows, ended), reached.index_copy(0, rows, time)
             length = length.index_copy(0, rows, planned)
-            now = now.index_copy(0, rows, end)
+            now = now.index_copy(0, rows, last)
             going = ended == Outcome.FINISHED
             if settling is not None:
                 rest, still = settling.look(rows, end, going)
@@ -96,7 +96,7 @@ def run_by_intervals(
             rows, state = rows[going], end[going]
         states.append(now)
     reached = torch.where(outcome == Outcome.FINISHED, physical_time(t[-1], size), reached)
-    return Run(torch.stack(states), outcome, reached, length), since
+    return Run(torch.stack(states), outcome, reached, length, states[-1]), since
 
 
 def physical_time(time: Tensor, size: int) -> Tensor:
@@ -106,11 +106,11 @@ def physical_time(time: Tensor, size: int) -> Tensor:
 
 def _interval(
     field: VectorField, ends: Tensor, method: str, control: StepControl, pieces: Pieces
-) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
+) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
     """From the states at the first of two times to those at the second, and how it ended."""
 
-    def follow(state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def follow(state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         found = run(field, state, ends, method, control, pieces)
-        return found.states[-1], found.outcome, found.time, found.next_length
+        return found.states[-1], found.end, found.outcome, found.time, found.next_length
 
     return follow

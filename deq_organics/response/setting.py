@@ -101,13 +101,14 @@ def looks(t: Tensor, pieces: Pieces) -> Tensor:
 
 
 def joint_pieces(
-    circuit: Circuit, given: Input, batch: torch.Size, drives: Sequence[Drive]
+    circuit: Circuit, t: Tensor, given: Input, batch: torch.Size, drives: Sequence[Drive]
 ) -> Pieces:
     """Between all times at which a drive may jump or bend."""
     breaks = [_jumps(given.jumps, circuit, batch), *(drive.breaks() for drive in drives)]
     breaks = [part for part in breaks if part.shape[-1]] or breaks[:1]
     rows = max(part.shape[0] for part in breaks)
-    return Pieces(torch.cat([part.expand(rows, -1) for part in breaks], -1))
+    together = torch.cat([part.expand(rows, -1) for part in breaks], -1)
+    return Pieces(together, t[0].double(), t[-1].double())
 
 
 def _jumps(jumps: Any, circuit: Circuit, batch: torch.Size) -> Tensor:

@@ -192,7 +192,6 @@ def simulate(
         )
         begin, work = setting.start, (setting.field, setting.start, t)
         if method == _SCIPY:
-            _refuse_derivatives(t, setting)
             solver = chosen.get("solver", "LSODA")
             found = integrate_by_scipy(*work, solver, control, setting.pieces)
         elif by_intervals:
@@ -320,17 +319,3 @@ def _control(setting: Setting, rtol: Any, atol: Any, options: Mapping[str, Any])
         options.get("max_num_steps", 100_000),
         options.get("step_size"),
     )
-
-
-def _refuse_derivatives(t: Tensor, setting: Setting) -> None:
-    tensors = [t, setting.start, *setting.problem.tensors()]
-    reason = refuse_transforms(tensors)
-    if torch.is_grad_enabled():
-        slope = setting.field(t[:1].double().expand(len(setting.start)), setting.start)
-        if any(tensor.requires_grad for tensor in (*tensors, slope)):
-            reason = "derivatives"
-    if reason:
-        raise RuntimeError(
-            f"method: got {_SCIPY!r}, which does not support {reason}, and they are asked for; "
-            "use 'rodas5p' (for stiff circuits) or 'dopri5', or torch.no_grad()"
-        )

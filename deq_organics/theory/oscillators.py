@@ -88,7 +88,8 @@ def m_matrix_certificate(circuit: Circuit) -> Certificate:
 
     The damping matrix ``B`` of Eq. 11 is a Z-matrix; ``x = B^-1 1 > 0`` shows that it is a
     nonsingular M-matrix, hence Lyapunov diagonally stable, with ``T = D((B^-T 1) / (B^-1 1))``.
-    That it always is one follows from ``B a = D(g / tau_y) a + c / tau_a > 0``.
+    That it always is one follows from ``B a = D(g / tau_y) a + c / tau_a > 0``. The result has no
+    gradient.
 
     Raises:
         ValueError: The circuit has recurrent weights other than None.
