@@ -36,6 +36,10 @@ from .response.spectral_density import CrossSpectrum
 from .response.trajectory import Trajectory
 from .stability_report import StabilityReport, check_stability
 from .stacking import stack
+from .states.continuation import continuation
+from .states.diagram import BifurcationPoint, Branch, Continuation, CyclesAlong
+from .states.fate import Fate, Settled, settle
+from .states.multiplicity import FixedPoints, fixed_points
 from .steady_state import Reached, Status, SteadyState
 from .theory.energy import energy, energy_form
 from .theory.normal_modes import NormalModes, normal_modes
@@ -52,16 +56,22 @@ __all__ = [
     "SSN",
     "AdjointWarning",
     "AmplifierCircuit",
+    "BifurcationPoint",
+    "Branch",
     "Certificate",
     "Circuit",
     "Connection",
+    "Continuation",
     "CrossSpectrum",
+    "CyclesAlong",
     "DynamicGain",
     "DynamicalCircuit",
+    "Fate",
     "FeedbackArea",
     "Fit",
     "FitParameter",
     "FitStatus",
+    "FixedPoints",
     "FixedPoints2D",
     "InputGains",
     "JointSpectrum",
@@ -74,6 +84,7 @@ __all__ = [
     "Oscillators",
     "Reached",
     "Responses",
+    "Settled",
     "SimulationError",
     "SimulationWarning",
     "Spectra",
@@ -86,6 +97,7 @@ __all__ = [
     "WilsonCowan",
     "__version__",
     "check_stability",
+    "continuation",
     "coupled_oscillators",
     "critical_drive_2d",
     "cross_spectrum",
@@ -93,11 +105,13 @@ __all__ = [
     "energy",
     "energy_form",
     "fit",
+    "fixed_points",
     "fixed_points_2d",
     "m_matrix_certificate",
     "normal_modes",
     "oscillator_eigenvalues",
     "scale_to_singular_value",
+    "settle",
     "simulate",
     "stack",
     "stationary_covariance",

@@ -160,10 +160,10 @@ def test_what_is_no_cycle_is_not_verified_as_one() -> None:
         one = torch.ones(1, dtype=DOUBLE)
         scale = tolerances(problem, state)
         for period in (3.1408, 2.0):
-            verdict, refined = verify_cycles(problem, state, period * one, scale, one)
+            verdict, refined, _ = verify_cycles(problem, state, period * one, scale, one)
             assert bool(verdict) == (found and period == 3.1408)
         if found:
-            verdict, refined = verify_cycles(problem, state, 2 * 3.1408 * one, scale, one)
+            verdict, refined, _ = verify_cycles(problem, state, 2 * 3.1408 * one, scale, one)
             assert not verdict or abs(float(refined) - 3.1408) < 1e-2
 
 

@@ -205,13 +205,14 @@ class Recurrence:
 
 def verify_cycles(
     problem: Problem, state: Tensor, period: Tensor, scale: Tensor, extent: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Whether the trajectories from ``state`` ``(B, 2n)`` end on a cycle of about that ``period``.
 
     ``scale`` and ``extent`` are those of :class:`Recurrence`.
 
     Returns:
-        The verdict ``(B,)`` and the period ``(B,)``.
+        The verdict ``(B,)``, the period ``(B,)``, and where the verdict is true a point of the
+        cycle, ``(B, 2n)``.
     """
     limit, slope = _CLOSED * extent, problem.flow(state)
     point, first = state, period
@@ -238,7 +239,7 @@ def verify_cycles(
     verdict &= _contracts(monodromy, here, scale)
     rows = verdict.nonzero().squeeze(-1)
     if rows.numel() == 0:
-        return verdict, period
+        return verdict, period, point
     # The periodic solution goes on, and beside it the trajectory.
     both = torch.cat([rows, rows])
     ends, times = torch.cat([end[rows], state[rows]]), period[both]
@@ -259,7 +260,8 @@ def verify_cycles(
     error = error - along.unsqueeze(-1) * here
     verdict &= _size(error, scale) <= torch.maximum(_NONLINEAR * distance, limit)
     # It may have been seen after several turns only.
-    return verdict, torch.where(verdict, period / (period / found).round().clamp_min(1.0), period)
+    turns = torch.where(verdict, (period / found).round().clamp_min(1.0), 1.0)
+    return verdict, period / turns, point
 
 
 def _close(

@@ -230,7 +230,7 @@ class Paths:
     def _close(self, returned: Tensor) -> Tensor:
         """Which of the ``returned`` ones ``(B,)`` end on a cycle."""
         rows, seen = returned.nonzero().squeeze(-1), self._recurrence
-        verdict, period = verify_cycles(
+        verdict, period, _ = verify_cycles(
             self._problem.select(rows),
             seen.reference[rows],
             seen.period[rows],

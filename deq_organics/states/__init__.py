@@ -1,0 +1,1 @@
+"""States as values: where a trajectory ends, all fixed points, their branches and bifurcations."""
