@@ -112,7 +112,8 @@ def continuation(
 
 def _checked_values(values: Any) -> Tensor:
     if not isinstance(values, Tensor):
-        values = torch.tensor([check_number("values", value) for value in values]).double()
+        numbers = [check_number("values", value) for value in values]
+        values = torch.tensor(numbers, dtype=torch.float64)
     grid = as_float_tensor("values", values).detach().double().cpu()
     check_finite("values", grid)
     if grid.ndim != 1 or grid.numel() < 2 or not (grid.diff() > 0).all():
