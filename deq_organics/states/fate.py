@@ -98,7 +98,7 @@ class Settled:
             line = f"  {int(rows.sum())} {kind.message}"
             if kind == Fate.CYCLE:
                 line += f", period {_span(self.period.flatten()[rows])}, largest amplitude of a "
-                line += f"rate {_span(self.amplitude.flatten(0, -2)[rows].amax(-1))}"
+                line += f"rate {_span(self.amplitude.reshape(len(fate), -1)[rows].amax(-1))}"
             if kind == Fate.DIVERGENCE:
                 line += f", known at t = {_span(self.time.flatten()[rows])}"
             lines.append(line)

@@ -42,6 +42,8 @@ _BETWEEN = (0.25, 0.5, 0.75)
 _PAIRS = 32
 # Of the natural size of `a`, up to which states with dy/dt = 0 are starts.
 _HIGHEST = 1e4
+# How many of these there are at least.
+_BALANCED = 400
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def fixed_points(
     """All fixed points that a search from many starts finds, stable ones and others.
 
     From each start the dynamics are followed, which gives the basins. Newton's method is iterated
-    from there, from where they end and from as many states with ``dy/dt = 0`` and ``a`` over many
+    from there, from where they end and from 400 states or more with ``dy/dt = 0`` and ``a`` over many
     decades, which finds unstable ones too; at last it starts between those that are known. Nothing
     proves that there are no more.
 
@@ -152,7 +154,7 @@ def fixed_points(
         one = problem.select(torch.tensor([row], device=status.device))
         # Weights that all states of the search share.
         one = one.map(lambda part, core: part[0] if part.ndim > core == 2 else part)
-        more = torch.cat([first[:, row], balanced_starts(one, len(status), seed)])
+        more = torch.cat([first[:, row], balanced_starts(one, max(_BALANCED, len(status)), seed)])
         found.append(_search(one, more, last[:, row], status[:, row], tol))
     return _together(found, status, circuit)
 
