@@ -136,7 +136,7 @@ def test_readme_is_short_and_has_the_two_commands() -> None:
     assert len(text.splitlines()) <= LONGEST_README
     install = "pip install -c requirements/locked.txt -e"
     assert f'{install} ".[examples]" && python examples/static_mnist.py\n' in text
-    assert f'{install} ".[test]" && pytest -n auto --dist loadfile\n' in text
+    assert f'{install} ".[test]" && pytest -n auto --dist worksteal\n' in text
 
 
 @pytest.mark.parametrize("page", TUTORIALS)
