@@ -116,9 +116,9 @@ def fixed_points(
     """All fixed points that a search from many starts finds, stable ones and others.
 
     From each start the dynamics are followed, which gives the basins. Newton's method is iterated
-    from there, from where they end and from 400 states or more with ``dy/dt = 0`` and ``a`` over many
-    decades, which finds unstable ones too; at last it starts between those that are known. Nothing
-    proves that there are no more.
+    from there, from where they end and from at least 400 states with ``dy/dt = 0`` and ``a`` over
+    many decades, which finds unstable ones too; at last it starts between those that are known.
+    Nothing proves that there are no more.
 
     Args:
         circuit: The circuits; those of a batch have the same starts, in units of their own sizes.
