@@ -28,7 +28,8 @@ class CircuitFamily:
         self._step = _DIFFERENCE * (high - low)
         self._known: dict[float, Problem] = {}
         first = self._circuit(low)
-        self.n, self.exponent, self.rectified = first.n, first.exponent, first.rectified
+        self.n, self.rectified = first.n, first.rectified
+        self.exponent = float(first.exponent)
 
     def _circuit(self, value: float) -> Circuit:
         circuit: Any = self._make(value)
@@ -42,6 +43,10 @@ class CircuitFamily:
         if shape.numel() != 1:
             raise ValueError(
                 f"make_circuit: it returned circuits of shape {tuple(shape)}, expected one circuit"
+            )
+        if isinstance(circuit.exponent, Tensor):
+            raise ValueError(
+                "make_circuit: it returned a circuit whose exponent is a tensor, expected a number"
             )
         return circuit
 

@@ -74,7 +74,7 @@ class Settled:
     """Smallest ``a``, ``(..., n)``."""
     highest_a: Tensor
     """Largest ``a``, ``(..., n)``."""
-    exponent: float
+    exponent: float | Tensor
     """The circuits' power-law exponent ``m``."""
 
     @property

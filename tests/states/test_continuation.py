@@ -128,6 +128,11 @@ MISTAKES: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         r"make_circuit: it returned torch\.float32",
     ),
+    (
+        {"make_circuit": lambda d: Circuit(vector(d), 0.05, exponent=vector(2.0))},
+        ValueError,
+        r"make_circuit: it returned a circuit whose exponent is a tensor",
+    ),
     ({"values": [1.0]}, ValueError, r"values: got shape \(1,\)"),
     ({"values": [1.0, 0.0]}, ValueError, r"values: got shape \(2,\), expected \(V,\) increasing"),
     ({"values": [0.0, "1"]}, TypeError, r"values: got '1'"),

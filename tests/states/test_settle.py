@@ -8,7 +8,7 @@ import torch
 from _circuits import DOUBLE, vector
 
 import settling
-from deq_organics import Circuit, Fate, Status, check_stability, settle, simulate
+from deq_organics import Circuit, Fate, Status, check_stability, fixed_points, settle, simulate
 
 
 def ring() -> Circuit:
@@ -54,6 +54,18 @@ def test_starts_that_end_at_different_fixed_points() -> None:
     report = check_stability(bistable(), (found.y[0], found.a[0]))
     assert report.stable
     assert "2 settle at a stable fixed point" in str(found)
+
+
+def test_a_tensor_as_exponent_is_as_good_as_a_number() -> None:
+    plain = Circuit(vector(0.4, 0.2), 0.05, None, torch.ones(2, 2, dtype=DOUBLE))
+    each = Circuit(
+        vector(0.4, 0.2), 0.05, None, torch.ones(2, 2, dtype=DOUBLE), exponent=vector(2.0, 2.0)
+    )
+    expected, found = settle(plain), settle(each)
+    assert int(found.fate) == Fate.FIXED_POINT
+    torch.testing.assert_close(found.y, expected.y)
+    points = fixed_points(each, starts=20)
+    torch.testing.assert_close(points.y, fixed_points(plain, starts=20).y)
 
 
 def test_a_divergence_has_a_time() -> None:
