@@ -31,6 +31,7 @@ from .random_circuits import draw_circuits, scale_to_singular_value
 from .response.any_circuit import JointSpectrum, JointTrajectory
 from .response.gains import DynamicGain, InputGains
 from .response.linear_response import cross_spectrum, stationary_covariance, transfer_function
+from .response.noise import Noise
 from .response.simulation import simulate
 from .response.spectral_density import CrossSpectrum
 from .response.trajectory import Trajectory
@@ -79,6 +80,7 @@ __all__ = [
     "JointTrajectory",
     "Linearized",
     "Network",
+    "Noise",
     "NormalModes",
     "ORGaNICsDEQ",
     "Oscillators",

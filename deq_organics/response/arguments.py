@@ -10,7 +10,7 @@ from ..checks import as_float_tensor, check_same_device
 from ..circuit import Circuit
 from ..circuit_arguments import at_least_single
 
-__all__ = ["as_tensor_or_array", "check_circuit", "like_circuit"]
+__all__ = ["as_tensor_or_array", "check_circuit", "check_leading", "like_circuit"]
 
 
 def check_circuit(circuit: Any) -> Circuit:
@@ -38,3 +38,16 @@ def like_circuit(name: str, value: Any, circuit: Circuit) -> Tensor:
     if tensor.dtype != drive.dtype:
         raise ValueError(f"{name}: got {tensor.dtype}, expected {drive.dtype} as the circuit")
     return tensor
+
+
+def check_leading(name: str, tensor: Tensor, batch: torch.Size, core: int = 1) -> None:
+    """Raise ValueError unless the dimensions before the last ``core`` are the circuits'."""
+    try:
+        fits = torch.broadcast_shapes(tensor.shape[: tensor.ndim - core], batch) == batch
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name}: got shape {tuple(tensor.shape)}, expected leading dimensions, which are "
+            f"circuits, that broadcast with {tuple(batch)} and do not enlarge it"
+        )
