@@ -32,8 +32,10 @@ from .response.any_circuit import JointSpectrum, JointTrajectory
 from .response.gains import DynamicGain, InputGains
 from .response.linear_response import cross_spectrum, stationary_covariance, transfer_function
 from .response.noise import Noise
+from .response.peaks import Peak
 from .response.simulation import simulate
 from .response.spectral_density import CrossSpectrum
+from .response.subspace import CommunicationSubspace, communication_subspace
 from .response.trajectory import Trajectory
 from .stability_report import StabilityReport, check_stability
 from .stacking import stack
@@ -52,6 +54,8 @@ from .theory.oscillators import (
     oscillator_eigenvalues,
 )
 from .theory.two_dimensional import FixedPoints2D, critical_drive_2d, fixed_points_2d
+from .trials.record import Trials
+from .trials.simulation import simulate_noise
 
 __all__ = [
     "SSN",
@@ -61,6 +65,7 @@ __all__ = [
     "Branch",
     "Certificate",
     "Circuit",
+    "CommunicationSubspace",
     "Connection",
     "Continuation",
     "CrossSpectrum",
@@ -84,6 +89,7 @@ __all__ = [
     "NormalModes",
     "ORGaNICsDEQ",
     "Oscillators",
+    "Peak",
     "Reached",
     "Responses",
     "Settled",
@@ -96,9 +102,11 @@ __all__ = [
     "SteadyStateError",
     "SteadyStateWarning",
     "Trajectory",
+    "Trials",
     "WilsonCowan",
     "__version__",
     "check_stability",
+    "communication_subspace",
     "continuation",
     "coupled_oscillators",
     "critical_drive_2d",
@@ -115,6 +123,7 @@ __all__ = [
     "scale_to_singular_value",
     "settle",
     "simulate",
+    "simulate_noise",
     "stack",
     "stationary_covariance",
     "steady_state",
