@@ -23,7 +23,8 @@ class CrossSpectrum:
     density: Tensor
     """Complex, ``(..., F, 2n, 2n)`` in the order ``(y, a)``, or ``(..., F, p, p)`` of ``p``
     read-outs, Hermitian, squared potential per unit of frequency. Entry ``[i, j]`` is the mean of
-    ``conj(X_i) X_j``, as of ``scipy.signal.csd(x_i, x_j)``. NaN for circuits without a stable steady state."""
+    ``conj(X_i) X_j``, as of ``scipy.signal.csd(x_i, x_j)``. NaN for circuits without a stable
+    steady state."""
     sided: str
     """``"two"``: integrates over all frequencies to the covariance; ``"one"``: over ``f >= 0``."""
     response: Tensor | None = None
