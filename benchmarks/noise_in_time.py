@@ -115,8 +115,8 @@ def deviations(found: Estimates, theory: Trials, level: float) -> dict[str, floa
     expected = (covariance / np.sqrt(np.outer(variance, variance)))[first, second]
     z, goal = np.arctanh(r), np.arctanh(expected)
     values["correlation"] = mean_deviations(z + influence / (1.0 - r**2), goal, share)
-    bins = len(density)
-    freedom, real = degrees_of_freedom(bins, len(theory.t), len(theory))
+    smooth = theory.theory_spectrum(sampled=False).power.numpy()
+    freedom, real = degrees_of_freedom(smooth, len(theory.t), len(theory))
     power, goal = (np.einsum("fii->fi", d).real for d in (found.density, density))
     values["power"] = power_deviations(power, goal, freedom, share)
     coherence, goal = (_coherence(d)[:, first, second] for d in (found.density, density))

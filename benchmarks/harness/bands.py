@@ -24,19 +24,29 @@ def mean_deviations(samples: Array, expected: Array, level: float) -> Array:
     return np.abs(samples.mean(0) - expected) / error / width
 
 
-def degrees_of_freedom(bins: int, size: int, trials: int) -> tuple[Array, npt.NDArray[np.bool_]]:
+def degrees_of_freedom(power: Array, size: int, trials: int) -> tuple[Array, npt.NDArray[np.bool_]]:
     """Of each bin's squared amplitude, ``(F,)``, and which of the amplitudes are real.
 
     The mean over trials takes one of these. A complex amplitude has two degrees of freedom; beside
-    the ends the Hann window correlates it with its conjugate by 1/6.
+    the ends the Hann window correlates it with its conjugate: by 1/6 where the spectrum is flat,
+    by more where it falls from the end.
+
+    Args:
+        power: One-sided densities ``(F, k)`` without the window.
+        size: Samples of a record.
+        trials: How many.
     """
+    bins = len(power)
     independent = trials - 1.0
     freedom = np.full(bins, 2.0 * independent)
     real = np.zeros(bins, bool)
     ends = [0, bins - 1] if size % 2 == 0 else [0]
     for end in ends:
         beside = 1 if end == 0 else bins - 2
-        freedom[beside] = 2.0 * independent / (1.0 + 1.0 / 36.0)
+        # The end has no mirror image, so that its one-sided density counts once.
+        at = power[end] * (2.0 if end == 0 else 1.0)
+        common = np.max(at / (4.0 * power[beside] + at))
+        freedom[beside] = 2.0 * independent / (1.0 + common**2)
     for end in ends:
         freedom[end], real[end] = independent, True
     return freedom, real
