@@ -121,7 +121,11 @@ def deviations(found: Estimates, theory: Trials, level: float) -> dict[str, floa
     values["power"] = power_deviations(power, goal, freedom, share)
     coherence, goal = (_coherence(d)[:, first, second] for d in (found.density, density))
     values["coherence"] = coherence_deviations(coherence, goal, freedom, real, share)
-    return {name: float(np.max(value)) for name, value in values.items()}
+    worst = {name: float(np.max(value)) for name, value in values.items()}
+    for name in ("power", "coherence"):
+        bins = values[name].max(1)
+        worst[f"{name}, but for the ends"] = float(bins[2:-2].max())
+    return worst
 
 
 def _coherence(density: Array) -> Array:

@@ -49,7 +49,7 @@ def test_other_ways_to_say_the_same() -> None:
     factor = torch.randn(6, 6, generator=generator, dtype=DOUBLE)
     expected = stationary_covariance(circuit, noise=Noise(1.0, "state", factor=factor))
     covariance = factor @ factor.mT
-    same = [
+    same: list[Any] = [
         Noise(1.0, "state", covariance=covariance),
         Noise(0.5, "state", covariance=4 * covariance.numpy()),
         [Noise(1.0, "state", factor=factor[:, k : k + 1]) for k in range(6)],
@@ -234,6 +234,12 @@ def test_communication_subspace_per_frequency() -> None:
 
 
 ONES = torch.ones(3, dtype=DOUBLE)
+
+
+def float_of(frequency: Tensor) -> Any:
+    return float(frequency[0])
+
+
 MISTAKES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: Noise(-1.0), ValueError, "strength: got -1.0"),
     (lambda: Noise(on="z"), ValueError, "on: got 'z'"),
@@ -271,7 +277,7 @@ MISTAKES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         r"noise\.density: got shape \(5,\), expected \(6,\)",
     ),
     (lambda: Noise(density=lambda f: -1 - f), ValueError, r"noise\.density: .* nonnegative"),
-    (lambda: Noise(density=lambda f: 1.0), TypeError, r"noise\.density: .* got float"),
+    (lambda: Noise(density=float_of), TypeError, r"noise\.density: .* got float"),
 ]
 
 

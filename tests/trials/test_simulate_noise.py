@@ -55,7 +55,7 @@ def test_a_trial_does_not_depend_on_what_is_beside_it(shared: bool) -> None:
     blocks = simulate_noise(circuit, T, trials=3, block=2, **options)
     torch.testing.assert_close(blocks.y, whole.y[:3], rtol=1e-12, atol=1e-14)
     for k in range(3):
-        parts = {
+        parts: dict[str, Any] = {
             name: value[k]
             for name, value in circuit.parameters._asdict().items()
             if isinstance(value, torch.Tensor) and value.ndim > (2 if "weight" in name else 1)
