@@ -65,7 +65,9 @@ def simulate_noise(
     The drift's error is of second order in the step ``h``: around a steady state the variance of a
     mode with the rate ``r`` comes out lower by a part of ``(h r)^2 / 4`` (0.06 % of the fastest
     one's for the default step), that of a mode with the frequency ``w`` (radians) and the damping
-    ratio ``q`` higher by about ``(h w)^3 / (8 q)``.
+    ratio ``q`` higher by about ``(h w)^3 / (8 q)``. The power at a frequency ``f`` comes out lower
+    by a part of about ``(2 pi f h)^2 / 12``: for spectra up to half of the sampling rate take ten
+    steps from one time to the next.
 
     Trial ``k`` has random numbers of its own, which the seed, ``k`` and the steps determine: not
     how many trials, blocks or circuits are computed beside it, nor the device. All circuits of a
