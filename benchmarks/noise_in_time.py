@@ -9,8 +9,8 @@ window), in bands that hold all of a noise's comparisons together with 99.9 %. T
 of the noise is 10 % off in the theory: some band has to notice.
 
 The bias of the step is that of white noise in any power, by the scheme's own linear statistics; the
-narrowest band of 1,000 trials reaches 15 % to each side. No estimate of a coherence is below 0: that
-of one close to 0 may come close to the lower end of its band, and never leaves it there.
+narrowest band of 1,000 trials reaches 15 % to each side. No estimate of a coherence is below 0:
+that of one close to 0 may come close to the lower end of its band, and never leaves it there.
 
     python benchmarks/noise_in_time.py [--trials 1000] [--out noise_in_time.json]
 """
