@@ -28,6 +28,8 @@ def some_circuit(batch: tuple[int, ...] = (3,), shared: bool = False) -> Circuit
     recurrence = "shared" if shared else "per-circuit"
     arguments = random_parameters(batch, 2, recurrence=recurrence, shared=shared, seed=1)
     arguments["recurrent_weight"] = 0.5 * arguments["recurrent_weight"]
+    # Strong inhibition: each of them has a steady state.
+    arguments["inhibitory_drive"] = arguments["inhibitory_drive"] + 0.5
     return Circuit(**arguments, tau_a=1.5)
 
 
