@@ -91,6 +91,25 @@ def test_spectra_are_filtered_noise() -> None:
     torch.testing.assert_close(again.density, found.density)
 
 
+def test_partly_shared_noise_solves_the_lyapunov_equation_with_its_sources() -> None:
+    """Of states and Ornstein-Uhlenbeck sources together, in numpy by Kronecker products."""
+    circuit, n = some_circuit((), 3), 3
+    noise = [Noise(0.3, "input_drive", tau=0.7, shared=True), Noise(0.2, "input_drive", tau=2.5)]
+    state = circuit.steady_state(tol=1e-13)
+    drift = np.zeros((3 * n + 1, 3 * n + 1))
+    drift[: 2 * n, : 2 * n] = circuit.jacobian(state.y, state.a).numpy()
+    drift[:n, 2 * n] = 0.3 / circuit.tau_y.numpy()
+    drift[:n, 2 * n + 1 :] = np.diag(0.2 / circuit.tau_y.numpy())
+    rates = np.array([1 / 0.7, *[1 / 2.5] * n])
+    drift[2 * n :, 2 * n :] = -np.diag(rates)
+    diffusion = np.diag([*[0.0] * (2 * n), *(2 * rates)])
+    one = np.eye(len(drift))
+    expected = np.linalg.solve(np.kron(drift, one) + np.kron(one, drift), -diffusion.ravel())
+    expected = expected.reshape(drift.shape)[: 2 * n, : 2 * n]
+    found = stationary_covariance(circuit, noise=noise).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("tau", [1e-3, 0.3, 50.0])
 def test_a_density_integrates_to_the_covariance_of_the_same_noise(tau: float) -> None:
     circuit = some_circuit()
