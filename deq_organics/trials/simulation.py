@@ -271,7 +271,7 @@ def _plan(
             positive=name == "inhibitory_drive",
             width=circuit.n,
         )
-        if torch.broadcast_shapes(drive.lead, batch) != batch:
+        if not _fits(drive.lead, batch):
             raise ValueError(
                 f"{name}: got leading dimensions {tuple(drive.lead)}, expected those of the "
                 f"circuits, {tuple(batch)}"
@@ -287,6 +287,14 @@ def _plan(
     return Plan(
         problem, drives[0], drives[1], steady, begin, size, span.tolist(), len(times), longest
     )
+
+
+def _fits(lead: torch.Size, batch: torch.Size) -> bool:
+    """Whether leading dimensions broadcast with the circuits' and do not enlarge them."""
+    try:
+        return torch.broadcast_shapes(lead, batch) == batch
+    except RuntimeError:
+        return False
 
 
 def _start(circuit: Circuit, start: Any, level: Drive, span: Tensor) -> tuple[Tensor, Tensor]:
