@@ -16,8 +16,8 @@ from .random_numbers import Streams
 
 __all__ = ["Plan", "Recorder", "follow", "steps_between"]
 
-# Random numbers that are drawn at once.
-_NUMBERS_AT_A_TIME = 2**20
+# Random numbers that are drawn at once, and for how many steps: few trials may take few of them.
+_NUMBERS_AT_A_TIME, _STEPS_AT_A_TIME = 2**20, 256
 # What has grown by this factor has diverged.
 _GROWTH = 1e6
 
@@ -149,7 +149,8 @@ class _Numbers:
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
         self._left: Iterator[Tensor] = iter(())
-        self._together = max(1, _NUMBERS_AT_A_TIME // max(1, streams.width * streams.count))
+        together = _NUMBERS_AT_A_TIME // max(1, streams.width * streams.count)
+        self._together = min(max(1, together), _STEPS_AT_A_TIME)
 
     def next(self) -> Tensor:
         found = next(self._left, None)
