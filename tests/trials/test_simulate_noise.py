@@ -26,9 +26,9 @@ T = torch.linspace(0, 3, 7, dtype=DOUBLE)
 
 def some_circuit(batch: tuple[int, ...] = (3,), shared: bool = False) -> Circuit:
     recurrence = "shared" if shared else "per-circuit"
-    arguments = random_parameters(batch, 2, recurrence=recurrence, shared=shared, seed=1)
+    arguments = random_parameters(batch, 2, recurrence=recurrence, shared=shared, seed=4)
     arguments["recurrent_weight"] = 0.5 * arguments["recurrent_weight"]
-    # Strong inhibition: each of them has a steady state.
+    # With this seed each of them has a stable steady state; with seed 1 one of three has none.
     arguments["inhibitory_drive"] = arguments["inhibitory_drive"] + 0.5
     return Circuit(**arguments, tau_a=1.5)
 
@@ -39,11 +39,16 @@ NOISES = [Noise(0.1, tau=0.5), Noise(0.1, "state", shared=True, multiplicative=T
 @pytest.mark.slow
 @pytest.mark.parametrize("name", noise_in_time.NOISES)
 def test_trials_have_the_statistics_of_the_theory(name: str) -> None:
-    """A small version of benchmarks/noise_in_time.py, whose many trials reject every parameter."""
-    options = noise_in_time.Options(trials=150, n=4, samples=64, burn_in=60.0, dt=0.25, wrong=2.0)
+    """A small version of benchmarks/noise_in_time.py: it notices every parameter that doubles."""
+    # The shared source makes less than 20 % of any variance in so small a ring: 150 trials hardly
+    # see its correlation time (0.9 half-widths), and bands shrink with the root of their number.
+    trials = 600 if name == "shared" else 150
+    options = noise_in_time.Options(
+        trials=trials, n=4, samples=64, burn_in=60.0, dt=0.25, wrong=2.0
+    )
     found = noise_in_time.measure(name, options)
     assert max(found["deviations"].values()) < 1, found
-    assert any(max(values.values()) > 1 for values in found["wrong"].values()), found
+    assert all(max(values.values()) > 1 for values in found["wrong"].values()), found
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -53,7 +58,7 @@ def test_a_trial_does_not_depend_on_what_is_beside_it(shared: bool) -> None:
     whole = simulate_noise(circuit, T, trials=5, **options)
     assert whole.y.shape == whole.a.shape == (5, 7, 3, 2)
     blocks = simulate_noise(circuit, T, trials=3, block=2, **options)
-    torch.testing.assert_close(blocks.y, whole.y[:3], rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(blocks.y, whole.y[:3], rtol=1e-12, atol=1e-12)
     for k in range(3):
         parts: dict[str, Any] = {
             name: value[k]
@@ -61,13 +66,13 @@ def test_a_trial_does_not_depend_on_what_is_beside_it(shared: bool) -> None:
             if isinstance(value, torch.Tensor) and value.ndim > (2 if "weight" in name else 1)
         }
         alone = simulate_noise(replace(circuit, **parts), T, trials=5, **options)
-        torch.testing.assert_close(alone.a, whole.a[:, :, k], rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(alone.a, whole.a[:, :, k], rtol=1e-12, atol=1e-12)
     other = simulate_noise(circuit, T, trials=5, **{**options, "seed": 4})
     assert (other.y - whole.y)[:, 1:].abs().min() > 0
     assert (whole.y[1:] - whole.y[:-1])[:, 1:].abs().min() > 0
     seeds = simulate_noise(circuit, T, trials=5, **{**options, "seed": torch.tensor([4, 3, 5])})
-    torch.testing.assert_close(seeds.y[:, :, 1], whole.y[:, :, 1], rtol=1e-8, atol=1e-10)
-    torch.testing.assert_close(seeds.y[:, :, 0], other.y[:, :, 0], rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(seeds.y[:, :, 1], whole.y[:, :, 1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(seeds.y[:, :, 0], other.y[:, :, 0], rtol=1e-12, atol=1e-12)
 
 
 def test_without_noise_it_is_the_simulation() -> None:
@@ -115,7 +120,8 @@ def test_statistics_are_those_of_numpy_and_scipy() -> None:
     y, a = trials.y.numpy(), trials.a.numpy()
     rates = np.maximum(y, 0) ** 2
     np.testing.assert_allclose(trials.mean().numpy(), rates.mean(0))
-    np.testing.assert_allclose(trials.variance("a").numpy(), a.var(0, ddof=1))
+    # At the first time all trials are alike: what is left there is rounding, squared.
+    np.testing.assert_allclose(trials.variance("a").numpy(), a.var(0, ddof=1), atol=1e-28)
     state = np.concatenate([y, a], -1)
     state = state - state.mean(0)
     expected = np.einsum("rtci,rtcj->cij", state, state) / (5 * 32)
