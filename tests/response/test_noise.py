@@ -110,6 +110,7 @@ def test_partly_shared_noise_solves_the_lyapunov_equation_with_its_sources() -> 
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [1e-3, 0.3, 50.0])
 def test_a_density_integrates_to_the_covariance_of_the_same_noise(tau: float) -> None:
     circuit = some_circuit()

@@ -51,12 +51,17 @@ def test_trials_have_the_statistics_of_the_theory(name: str) -> None:
     assert all(max(values.values()) > 1 for values in found["wrong"].values()), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_trial_does_not_depend_on_what_is_beside_it(shared: bool) -> None:
+def test_a_trial_does_not_depend_on_what_is_beside_it(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     circuit = some_circuit(shared=shared)
     options: dict[str, Any] = {"noise": NOISES, "dt": 0.1, "burn_in": 0.5, "seed": 3}
     whole = simulate_noise(circuit, T, trials=5, **options)
     assert whole.y.shape == whole.a.shape == (5, 7, 3, 2)
+    # Random numbers are drawn for as many steps at once as the trials leave room for.
+    monkeypatch.setattr("deq_organics.trials.stepping._STEPS_AT_A_TIME", 7)
     blocks = simulate_noise(circuit, T, trials=3, block=2, **options)
     torch.testing.assert_close(blocks.y, whole.y[:3], rtol=1e-12, atol=1e-12)
     for k in range(3):
@@ -75,6 +80,7 @@ def test_a_trial_does_not_depend_on_what_is_beside_it(shared: bool) -> None:
     torch.testing.assert_close(seeds.y[:, :, 0], other.y[:, :, 0], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_without_noise_it_is_the_simulation() -> None:
     circuit = some_circuit()
     drive: Callable[[torch.Tensor], torch.Tensor] = lambda t: torch.cos(t).expand(3, 2)  # noqa: E731
@@ -167,6 +173,7 @@ def test_theory_spectrum_is_the_continuous_one_where_sampling_is_fine() -> None:
     torch.testing.assert_close(total, trials.theory_covariance().diagonal(), rtol=1e-9, atol=0)
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_is_reported() -> None:
     """The counterexample without a steady state."""
     one = torch.ones(1, 1, dtype=DOUBLE)
