@@ -135,7 +135,7 @@ def _tau(circuit: Circuit, tau: Any, sources: int, name: str) -> Tensor:
     return given.double().expand(*given.shape[:-1], sources)
 
 
-def rate_roots(y: Tensor, a: Tensor, exponent: float, rectified: bool) -> Tensor:
+def rate_roots(y: Tensor, a: Tensor, exponent: float | Tensor, rectified: bool) -> Tensor:
     """Square roots of the firing rates of both populations, ``(..., 2n)``."""
     rates_y = equations.power(equations.drive(y, rectified), 0.5 * exponent)
     return torch.cat([rates_y, equations.inhibitory_firing_rate(a, 2.0 * exponent)], -1)

@@ -50,7 +50,9 @@ class _Field:
 
     def __init__(self, plan: Plan) -> None:
         problem = plan.problem
-        self._plan, self._exponent = plan, problem.exponent
+        self._plan, self.exponent = plan, problem.exponent
+        if isinstance(self.exponent, Tensor):
+            self.exponent = torch.atleast_1d(self.exponent).unsqueeze(-2)
         self._tau = tuple(tau.unsqueeze(-2) for tau in (problem.tau_y, problem.tau_a))
         weights = (problem.recurrent_weight, problem.normalization_weight)
         self._weights = weights
@@ -74,17 +76,28 @@ class _Field:
         if any(self._own):
             d, c = (part.expand(len(y), 1, -1) for part in (d, c))
             dims = tuple(0 if own else None for own in self._own)
-            residual = torch.vmap(self._residual, in_dims=(0, 0, 0, 0, *dims))
+            m = self.exponent
+            each = isinstance(m, Tensor) and m.ndim == 3
+            if isinstance(m, Tensor) and each:
+                m = m.expand(len(y), 1, -1)
+            residual = torch.vmap(self._residual, in_dims=(0, 0, 0, 0, *dims, 0 if each else None))
+            parts = residual(y, a, d, c, *self._weights, m)
         else:
-            residual = self._residual
-        parts = residual(y, a, d, c, *self._weights)
+            parts = self._residual(y, a, d, c, *self._weights, self.exponent)
         return parts[0] / self._tau[0], parts[1] / self._tau[1]
 
     def _residual(
-        self, y: Tensor, a: Tensor, d: Tensor, c: Tensor, wr: Tensor | None, w: Tensor
+        self,
+        y: Tensor,
+        a: Tensor,
+        d: Tensor,
+        c: Tensor,
+        wr: Tensor | None,
+        w: Tensor,
+        exponent: float | Tensor,
     ) -> tuple[Tensor, Tensor]:
         rectified = self._plan.problem.rectified
-        return equations.residual(y, a, d, c, wr, w, self._exponent, rectified)
+        return equations.residual(y, a, d, c, wr, w, exponent, rectified)
 
 
 def follow(plan: Plan, kicks: Kicks, streams: Streams, trials: int, record: Recorder) -> Tensor:
@@ -116,7 +129,7 @@ def follow(plan: Plan, kicks: Kicks, streams: Streams, trials: int, record: Reco
             time = begin + number * length
             roots = None
             if kicks.multiplicative:
-                roots = rate_roots(y, a, plan.problem.exponent, plan.problem.rectified)
+                roots = rate_roots(y, a, field.exponent, plan.problem.rectified)
             kick_y, kick_a = kicks.step(length, source.next(), roots).split(n, -1)
             slope_y, slope_a = field(time, y, a)
             there = field(

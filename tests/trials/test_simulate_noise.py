@@ -80,6 +80,29 @@ def test_a_trial_does_not_depend_on_what_is_beside_it(
     torch.testing.assert_close(seeds.y[:, :, 0], other.y[:, :, 0], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("lead", [(), (1,), (3,)])
+def test_every_neuron_may_have_an_exponent_of_its_own(shared: bool, lead: tuple[int, ...]) -> None:
+    """As many trials as circuits, each of which is the one of its circuit alone."""
+    circuit = some_circuit(shared=shared)
+    m = 1.5 + torch.rand(*lead, 2, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    circuit = replace(circuit, exponent=m)
+    options: dict[str, Any] = {"noise": NOISES, "dt": 0.25, "trials": 3, "start": "rest"}
+    whole = simulate_noise(circuit, T, **options)
+    for k in range(3):
+        parts: dict[str, Any] = {
+            name: value[k]
+            for name, value in circuit.parameters._asdict().items()
+            if name != "exponent"
+            and isinstance(value, torch.Tensor)
+            and value.ndim > (2 if "weight" in name else 1)
+        }
+        parts["exponent"] = m.expand(3, 2)[k]
+        alone = simulate_noise(replace(circuit, **parts), T, **options)
+        torch.testing.assert_close(alone.y, whole.y[:, :, k], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(alone.rates, whole.rates[:, :, k], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.slow
 def test_without_noise_it_is_the_simulation() -> None:
     circuit = some_circuit()
