@@ -129,7 +129,11 @@ MISTAKES: list[tuple[dict[str, Any], type[Exception], str]] = [
         r"make_circuit: it returned torch\.float32",
     ),
     (
-        {"make_circuit": lambda d: Circuit(vector(d), 0.05, exponent=vector(2.0))},
+        {
+            "make_circuit": lambda d: Circuit(
+                vector(d), 0.05, None, vector((0.7,)), exponent=vector(2.0)
+            )
+        },
         ValueError,
         r"make_circuit: it returned a circuit whose exponent is a tensor",
     ),
