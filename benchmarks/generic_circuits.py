@@ -33,7 +33,7 @@ from deq_organics import (
     check_stability,
     cross_spectrum,
     draw_circuits,
-    steady_state,
+    find_steady_state,
 )
 from deq_organics.circuits.newton import Plain
 from deq_organics.circuits.system import System
@@ -90,7 +90,7 @@ def compare(circuits: int, seed: int) -> dict[str, Any]:
         known = draw_circuits(circuits // len(SIZES), n, generator=generator)
         tensors = [t.clone().requires_grad_() for t in known.parameters.tensors()][:4]
         circuit = Circuit(tensors[0], tensors[1], tensors[2], tensors[3])
-        found = steady_state(Bare(circuit), tol=1e-12, on_failure="ignore")
+        found = find_steady_state(Bare(circuit), tol=1e-12, on_failure="ignore")
         fast = circuit.steady_state(tol=1e-14, on_failure="ignore")
         same = torch.cat([fast.y, fast.a], -1)
         both = found.converged & fast.converged
@@ -147,7 +147,7 @@ def search_family(circuits: int, seed: int) -> dict[str, dict[str, Any]]:
     results: dict[str, dict[str, Any]] = {}
     for name, circuit in _family(circuits, seed).items():
         begun = time.perf_counter()
-        found = steady_state(circuit, on_failure="ignore")
+        found = find_steady_state(circuit, on_failure="ignore")
         system = System(circuit)
         state = torch.where(found.converged[:, None], found.state, system.rest + 0.1)
         jacobian, columns = system.jacobian(state), []

@@ -16,7 +16,7 @@ from .circuits import (
     Linearized,
     Network,
     WilsonCowan,
-    steady_state,
+    find_steady_state,
 )
 from .errors import (
     AdjointWarning,
@@ -114,6 +114,7 @@ __all__ = [
     "draw_circuits",
     "energy",
     "energy_form",
+    "find_steady_state",
     "fit",
     "fixed_points",
     "fixed_points_2d",
@@ -126,6 +127,5 @@ __all__ = [
     "simulate_noise",
     "stack",
     "stationary_covariance",
-    "steady_state",
     "transfer_function",
 ]

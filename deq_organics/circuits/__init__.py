@@ -5,7 +5,7 @@ from .feedback_area import FeedbackArea
 from .network import Connection, Network
 from .protocol import DynamicalCircuit, Linearized
 from .ssn import SSN
-from .steady_state import JointSteadyState, steady_state
+from .steady_state import JointSteadyState, find_steady_state
 from .wilson_cowan import WilsonCowan
 
 __all__ = [
@@ -18,5 +18,5 @@ __all__ = [
     "Linearized",
     "Network",
     "WilsonCowan",
-    "steady_state",
+    "find_steady_state",
 ]

@@ -28,7 +28,7 @@ from .protocol import DynamicalCircuit
 from .search import find_fixed_points
 from .system import System
 
-__all__ = ["JointSteadyState", "state_of", "steady_state"]
+__all__ = ["JointSteadyState", "find_steady_state", "state_of"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class JointSteadyState:
         return "\n".join(lines)
 
 
-def steady_state(
+def find_steady_state(
     circuit: DynamicalCircuit,
     *,
     start: str | Sequence[Tensor] | Mapping[str, Tensor] | None = None,
@@ -157,7 +157,7 @@ def joint_steady_state(
     on_failure: str = "warn",
     verify_stability: bool = True,
 ) -> JointSteadyState:
-    """As :func:`steady_state`, by the equations alone also for a :class:`Circuit`."""
+    """As :func:`find_steady_state`, by the equations alone also for a :class:`Circuit`."""
     refuse_export()
     check_choice("on_failure", on_failure, ON_FAILURE)
     check_bool("verify_stability", verify_stability)

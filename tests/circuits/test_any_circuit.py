@@ -17,9 +17,9 @@ from deq_organics import (
     check_stability,
     cross_spectrum,
     draw_circuits,
+    find_steady_state,
     simulate,
     stationary_covariance,
-    steady_state,
 )
 from deq_organics.circuits.system import System
 from deq_organics.stability.matrices import rightmost, side_of_matrices
@@ -33,7 +33,7 @@ def test_equals_the_fast_path() -> None:
     generator = torch.Generator().manual_seed(0)
     known = draw_circuits(20, 3, generator=generator)
     fast = known.steady_state(tol=1e-13)
-    found = steady_state(Bare(known))
+    found = find_steady_state(Bare(known))
     close(found["y"], fast.y)
     close(found["a"], fast.a)
     report, other = check_stability(Bare(known), found), check_stability(known, fast)
@@ -52,10 +52,10 @@ def test_equals_the_fast_path() -> None:
 def test_dispatches_a_circuit_to_its_fast_path() -> None:
     known = draw_circuits(3, 2, generator=torch.Generator().manual_seed(0))
     assert isinstance(known, DynamicalCircuit)
-    found: Any = steady_state(known)
+    found: Any = find_steady_state(known)
     assert torch.equal(found.y, known.steady_state().y)
     state = {"y": torch.zeros(2, dtype=DOUBLE), "a": torch.ones(2, dtype=DOUBLE)}
-    followed: Any = steady_state(known, start=state)
+    followed: Any = find_steady_state(known, start=state)
     assert torch.equal(followed.y, known.steady_state(start=(state["y"], state["a"])).y)
 
 
@@ -65,7 +65,7 @@ def test_derivatives_equal_those_of_the_fast_path() -> None:
     tensors = [tensor.clone().requires_grad_() for tensor in known.parameters.tensors()][:4]
 
     def generic(*given: Any) -> Tensor:
-        return steady_state(Bare(Circuit(*given)), tol=1e-12).state
+        return find_steady_state(Bare(Circuit(*given)), tol=1e-12).state
 
     def fast(*given: Any) -> Tensor:
         found = Circuit(*given).steady_state(tol=1e-13)
@@ -97,7 +97,7 @@ def test_family_solves_and_differentiates(kind: str) -> None:
 
     def solve(*given: Tensor) -> Tensor:
         fields = {**vars(circuit), **dict(zip(names, given, strict=True))}
-        return steady_state(type(circuit)(**fields), tol=1e-12, on_failure="error").state
+        return find_steady_state(type(circuit)(**fields), tol=1e-12, on_failure="error").state
 
     assert torch.autograd.gradcheck(
         solve, values, check_forward_ad=kind != "feedback", fast_mode=True
@@ -108,7 +108,7 @@ def test_family_solves_and_differentiates(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_family_settles_where_a_stiff_integration_does(kind: str) -> None:
     circuit = draw(kind, 3)
-    found = steady_state(circuit, start="rest", on_failure="ignore")
+    found = find_steady_state(circuit, start="rest", on_failure="ignore")
     assert bool((found.status != Status.MAX_ITERATIONS).all())
     assert bool(found.converged.any())
     system = System(circuit)
@@ -164,13 +164,13 @@ class Oscillator:
 @pytest.mark.slow
 def test_tells_what_does_not_settle() -> None:
     with pytest.warns(SteadyStateWarning, match="1 of 1 circuits"):
-        found = steady_state(Oscillator(1.0))
+        found = find_steady_state(Oscillator(1.0))
     assert int(found.status) == Status.NOT_SETTLED
     assert bool(found.state.isnan().all())
-    assert bool(steady_state(Oscillator(-1.0)).converged)
+    assert bool(find_steady_state(Oscillator(-1.0)).converged)
     # At the unstable fixed point itself the dynamics stay.
     origin = [torch.zeros(2, dtype=DOUBLE)]
-    stuck = steady_state(Oscillator(1.0), start=origin, on_failure="ignore")
+    stuck = find_steady_state(Oscillator(1.0), start=origin, on_failure="ignore")
     assert int(stuck.status) == Status.UNSTABLE
     report = check_stability(Oscillator(1.0), origin)
     assert not bool(report.stable)
@@ -184,7 +184,7 @@ def test_a_bad_circuit_changes_no_other() -> None:
     weight = bad.weight.clone()
     weight[1, :3, :3] = 20.0
     mixed = type(bad)(**{**vars(bad), "weight": weight})
-    found, alone = steady_state(mixed, on_failure="ignore"), steady_state(good)
+    found, alone = find_steady_state(mixed, on_failure="ignore"), find_steady_state(good)
     assert int(found.status[1]) == Status.DIVERGED
     torch.testing.assert_close(found.state[[0, 2]], alone.state[[0, 2]], rtol=1e-12, atol=1e-12)
 
@@ -203,11 +203,11 @@ def test_simulation_equals_that_of_the_circuit() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda c: steady_state(cast(Any, 3)), TypeError, "circuit: got int"),
-        (lambda c: steady_state(c, start="home"), ValueError, "start: got 'home'"),
-        (lambda c: steady_state(c, start={"q": c.rest()[0]}), ValueError, "start: got parts"),
-        (lambda c: steady_state(c, start=c.rest()[:1]), ValueError, "start: got 1 parts"),
-        (lambda c: steady_state(c, tol=-1.0), ValueError, "tol: got -1"),
+        (lambda c: find_steady_state(cast(Any, 3)), TypeError, "circuit: got int"),
+        (lambda c: find_steady_state(c, start="home"), ValueError, "start: got 'home'"),
+        (lambda c: find_steady_state(c, start={"q": c.rest()[0]}), ValueError, "start: got parts"),
+        (lambda c: find_steady_state(c, start=c.rest()[:1]), ValueError, "start: got 1 parts"),
+        (lambda c: find_steady_state(c, tol=-1.0), ValueError, "tol: got -1"),
         (lambda c: simulate(c, torch.arange(2.0), y0=c.rest()[0]), TypeError, "y0: got"),
         (lambda c: cross_spectrum(c, torch.ones(2), noise={"q": 1.0}), ValueError, "noise: got"),
     ],

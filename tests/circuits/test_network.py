@@ -14,7 +14,7 @@ from deq_organics import (
     WilsonCowan,
     check_stability,
     draw_circuits,
-    steady_state,
+    find_steady_state,
 )
 from deq_organics.circuits.newton import Plain
 from deq_organics.circuits.system import System
@@ -47,7 +47,7 @@ def test_equals_one_circuit_with_block_weights() -> None:
         recurrent,
         pool,
     )
-    found, expected = steady_state(net, tol=1e-12), whole.steady_state(tol=1e-13)
+    found, expected = find_steady_state(net, tol=1e-12), whole.steady_state(tol=1e-13)
     joined = torch.cat([found["V1.y"], found["V2.y"], found["V1.a"], found["V2.a"]], -1)
     torch.testing.assert_close(
         joined, torch.cat([expected.y, expected.a], -1), rtol=1e-9, atol=1e-9
@@ -69,7 +69,7 @@ def test_feedback_leaves_normalization_exact() -> None:
         Connection("V1", "V2", "drive", uniform(3, 3, seed=2) / 3.0),
         Connection("V2", "V1", "feedback", uniform(3, 3, seed=3) / 3.0, signal="rectified"),
     ]
-    found = steady_state(Network(areas, links), tol=1e-12, verify_stability=False)
+    found = find_steady_state(Network(areas, links), tol=1e-12, verify_stability=False)
     assert bool(found.converged.all())
     u = (0.2 * 0.5) ** 2 + (0.5 * z).square() @ w.T
     torch.testing.assert_close(found["V1.y"], 0.5 * z / u.sqrt(), rtol=1e-9, atol=0)
@@ -90,7 +90,7 @@ def test_a_whole_may_be_unstable_where_each_area_is_stable() -> None:
     ]
     assert bool(check_stability(areas["V2"]).stable)
     whole = Network(areas, links)
-    found = steady_state(whole, verify_stability=False)
+    found = find_steady_state(whole, verify_stability=False)
     report = check_stability(whole, found)
     largest = np.linalg.eigvals(System(whole).jacobian(found.state).numpy()).real.max()
     assert bool(report.stable) == bool(largest < 0)
@@ -129,7 +129,7 @@ def test_filters_change_no_fixed_point_and_networks_nest() -> None:
     links = [Connection("A", "B", weight=weight), Connection("B", "A", "inhibitory", weight)]
     slow = [links[0], Connection("B", "A", "inhibitory", weight, tau=5.0)]
     plain, filtered = Network(areas, links), Network(areas, slow)
-    found, other = steady_state(plain, tol=1e-12), steady_state(filtered, tol=1e-12)
+    found, other = find_steady_state(plain, tol=1e-12), find_steady_state(filtered, tol=1e-12)
     torch.testing.assert_close(other.state[..., :8], found.state, rtol=1e-9, atol=1e-9)
     assert filtered.parts == ("A.y", "A.a", "B.y", "B.a", "B->A.inhibitory")
     nested = Network(
@@ -140,7 +140,7 @@ def test_filters_change_no_fixed_point_and_networks_nest() -> None:
         ],
     )
     assert nested.parts == ("inner.A.y", "inner.A.a", "B.y", "B.a")
-    torch.testing.assert_close(steady_state(nested, tol=1e-12).state, found.state)
+    torch.testing.assert_close(find_steady_state(nested, tol=1e-12).state, found.state)
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_gradients_cross_areas() -> None:
 
     def rates(up: Tensor) -> Tensor:
         net = Network({"A": one, "B": two}, [Connection("A", "B", weight=up)])
-        return steady_state(net, tol=1e-12)["B.y"]
+        return find_steady_state(net, tol=1e-12)["B.y"]
 
     assert torch.autograd.gradcheck(rates, [weight], fast_mode=True)
 

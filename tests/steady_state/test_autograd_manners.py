@@ -262,12 +262,15 @@ class TestRowsWithoutASteadyState:
         w = torch.ones(1, 1, requires_grad=True)
         call = torch_call(1e-6)
         saved = (
-            drive, torch.full((1,), 0.5), -torch.ones(1, 1), w, torch.ones(1), torch.ones(1),
+            drive, torch.full((1,), 0.5), -torch.ones(1, 1), w, torch.ones(1), torch.ones(1), None,
             torch.tensor([[0.1], [1e30]]), torch.tensor([[0.5], [1e30]]), torch.tensor([0, 4]),
         )  # fmt: skip
         with torch.autograd.detect_anomaly():
             grads = differentiable._pull_back(
-                call, saved, (torch.ones(2, 1), torch.ones(2, 1)), (False, *[True] * 4)
+                call,
+                saved,
+                (torch.ones(2, 1), torch.ones(2, 1)),
+                (False, *[True] * 4, *[False] * 3),
             )
         assert all(torch.isfinite(grad).all() for grad in grads if grad is not None)
 
@@ -283,11 +286,13 @@ class TestRowsWithoutASteadyState:
         a = torch.tensor([[0.6], [0.25]], dtype=DOUBLE, requires_grad=True)
         saved = (
             d, torch.full((1,), 0.25, dtype=DOUBLE), wr, w, torch.ones(1, dtype=DOUBLE),
-            torch.ones(1, dtype=DOUBLE), y, a, torch.tensor([0, 0]),
+            torch.ones(1, dtype=DOUBLE), None, y, a, torch.tensor([0, 0]),
         )  # fmt: skip
         one = torch.ones(2, 1, dtype=DOUBLE)
         with torch.autograd.detect_anomaly(), torch.enable_grad():
-            grads = differentiable._pull_back(call, saved, (one, one), (False, *[True] * 4))
+            grads = differentiable._pull_back(
+                call, saved, (one, one), (False, *[True] * 4, *[False] * 3)
+            )
             assert grads[1][0] != 0
             assert grads[1][1] == 0
             total: Any = sum(grad.square().sum() for grad in grads if grad is not None)
