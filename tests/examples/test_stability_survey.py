@@ -93,22 +93,22 @@ def test_conditions_draw_what_they_say(weights: conditions.Weights) -> None:
 @pytest.mark.slow
 def test_survey_and_resume(run_survey: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     """A survey that lost blocks is completed to the same counts."""
-    arguments = ("--sizes", 1, 2, "--circuits", 10, "--out", tmp_path / "a")
+    arguments = ("--sizes", 1, "--circuits", 5, "--out", tmp_path / "a")
     status, output, errors = run_survey(*arguments)
     assert (status, "error" in errors) == (0, False)
-    assert "320 circuits" in output
+    assert "80 circuits" in output
     assert (tmp_path / "a" / "stability_survey.png").stat().st_size > 10_000
     before = (tmp_path / "a" / "results.json").read_bytes()
     blocks = sorted((tmp_path / "a").glob("n*.json"))
-    assert len(blocks) == 32
+    assert len(blocks) == 16
     for path in blocks[::3]:
         path.unlink()
     status, output, _ = run_survey(*arguments, "--resume")
     assert status == 0
-    assert "11 of 32 blocks" in output
+    assert "6 of 16 blocks" in output
     assert (tmp_path / "a" / "results.json").read_bytes() == before
     counts = json.loads(before)["conditions"]
-    assert sum(cell[str(kind)] for cell in counts for kind in Verdict) == 320
+    assert sum(cell[str(kind)] for cell in counts for kind in Verdict) == 80
 
 
 @pytest.mark.slow

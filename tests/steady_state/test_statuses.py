@@ -168,7 +168,7 @@ def test_what_is_no_cycle_is_not_verified_as_one() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(
     n=st.integers(1, 6),
     seed=st.integers(0, 10**6),

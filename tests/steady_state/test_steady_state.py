@@ -71,7 +71,7 @@ def settles(circuit: Circuit, index: int, seconds: float = 2000.0) -> bool:
 def test_every_random_circuit_is_solved_or_reported(
     circuit: Callable[..., Circuit], n: int
 ) -> None:
-    batch = circuit((2000,), n, recurrence="per-circuit", shared=False)
+    batch = circuit((1200,), n, recurrence="per-circuit", shared=False)
     state = batch.steady_state(tol=1e-10, on_failure="ignore")
     solved = state.converged
     assert (relative_residual(batch, state)[solved] <= 1e-10).all()
@@ -140,7 +140,7 @@ def test_converged_means_a_stable_fixed_point(
 def test_reported_circuits_do_not_settle(seed: int, singular_value: float) -> None:
     circuit = Circuit(
         **random_parameters(
-            (40,),
+            (25,),
             2,
             recurrence="per-circuit",
             shared=False,
@@ -313,7 +313,7 @@ def test_summary_prints(circuit: Callable[..., Circuit]) -> None:
 def test_a_diverging_search_stays_finite() -> None:
     """Strong recurrences make every iteration overflow."""
     circuit = Circuit(
-        **random_parameters((20,), 3, recurrence="per-circuit", singular_value=1e3, shared=False)
+        **random_parameters((6,), 3, recurrence="per-circuit", singular_value=1e3, shared=False)
     )
     state = circuit.steady_state(on_failure="ignore")
     assert torch.isfinite(state.y).all()
