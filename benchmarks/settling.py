@@ -8,7 +8,7 @@ tolerance of 1e-9.
 
 - A fixed point is confirmed if that trajectory ends there and stays there.
 - A cycle is confirmed if it still moves in the end, and comes back after the period that was told.
-- A divergence is confirmed if it exceeds 1e9 times the size of the drives.
+- A divergence is confirmed if it exceeds 1e12 times the size of the drives.
 
 What `settle` leaves undecided is counted. What the integration does not get through within its
 steps is counted as ``unsure``.
@@ -34,7 +34,8 @@ __all__ = ["Oracle", "compare", "draw"]
 
 BATCH = 50
 _STEPS = 40_000
-_FAR = 1e9
+# A trajectory was seen to come back to a stable fixed point from 1e9 times that size.
+_FAR = 1e12
 
 
 @dataclass(frozen=True)
